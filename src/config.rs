@@ -1,0 +1,167 @@
+//! Every setting: its name, default, unit and environment variable.
+//!
+//! A setting is named by its section and field (`quota.hold_ttl_ms_max`). Times are in
+//! milliseconds and sizes in bytes, as their names say.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// All settings of a server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where and how the server listens.
+    pub server: Server,
+    /// Where the accounts are kept.
+    pub redis: Redis,
+    /// The rules of the account.
+    pub quota: Quota,
+    /// The recogniser and its limits.
+    pub ocr: Ocr,
+    /// What the server says about itself.
+    pub telemetry: Telemetry,
+}
+
+/// Where and how the server listens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// The address and port to listen on; port 0 takes a free one.
+    pub listen: String,
+    /// How long calls that are running may take to finish once the server was told to stop, in
+    /// milliseconds.
+    pub drain_ms_max: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:50051".into(), drain_ms_max: 25_000 }
+    }
+}
+
+/// Where the accounts are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redis {
+    /// The Redis to use: `redis://`, `rediss://`, `redis-cluster://`, `redis-sentinel://` or
+    /// `redis+unix://`. Empty: the server runs a private one of its own on `redis.data_dir`.
+    pub url: String,
+    /// Where the private Redis keeps its data.
+    pub data_dir: PathBuf,
+    /// How long one command may take before it counts as unanswered, in milliseconds.
+    pub command_timeout_ms: u64,
+    /// How long a connection may take to come up, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// How many commands may wait for their answer at once, in all.
+    pub commands_in_flight_max: usize,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            data_dir: "img2text-data".into(),
+            command_timeout_ms: 2_000,
+            connect_timeout_ms: 2_000,
+            commands_in_flight_max: 10_000,
+        }
+    }
+}
+
+/// The rules of the account.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quota {
+    /// The plan catalog, a TOML file; empty: the built-in one, the same as `deploy/plans.toml`.
+    pub catalog: PathBuf,
+    /// How long a hold lasts if the caller does not say, in milliseconds.
+    pub hold_ttl_ms_default: u64,
+    /// The longest hold that a caller may ask for, in milliseconds.
+    pub hold_ttl_ms_max: u64,
+    /// How many holds a user may have open at once.
+    pub holds_open_max: u32,
+    /// How long a settled reservation is remembered, in milliseconds, so that settling it again
+    /// gets the first answer.
+    pub settled_reservation_ttl_ms: u64,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self {
+            catalog: PathBuf::new(),
+            hold_ttl_ms_default: 60_000,
+            hold_ttl_ms_max: 3_600_000,
+            holds_open_max: 1_000,
+            settled_reservation_ttl_ms: 86_400_000,
+        }
+    }
+}
+
+/// The recogniser and its limits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ocr {
+    /// How many worker processes recognise at the same time; 0: one per core.
+    pub workers: usize,
+    /// The languages to expect where a request names none.
+    pub languages_default: Vec<String>,
+    /// Where Tesseract's language data are; empty: where Tesseract looks by itself.
+    pub tessdata_dir: PathBuf,
+    /// The largest encoded picture, in bytes.
+    pub image_bytes_max: usize,
+    /// The largest picture, width times height.
+    pub image_pixels_max: u64,
+    /// The longest side of a picture, in pixels. Tesseract itself refuses more than 32,767.
+    pub image_side_pixels_max: u32,
+    /// How many calls may wait for a worker.
+    pub queue_max: usize,
+    /// The longest time one page may take in a worker, in milliseconds, whatever the caller's
+    /// deadline.
+    pub page_ms_max: u64,
+    /// How much address space a worker may take, in bytes.
+    pub worker_memory_bytes_max: u64,
+}
+
+impl Default for Ocr {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            languages_default: vec!["eng".into(), "rus".into()],
+            tessdata_dir: PathBuf::new(),
+            image_bytes_max: 20 << 20,
+            image_pixels_max: 100_000_000,
+            image_side_pixels_max: 32_767,
+            queue_max: 64,
+            page_ms_max: 60_000,
+            worker_memory_bytes_max: 3 << 30,
+        }
+    }
+}
+
+/// What the server says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// Which events are logged, as `tracing_subscriber`'s EnvFilter reads it.
+    pub log_filter: String,
+    /// `text` for people or `json` for programs.
+    pub log_format: LogFormat,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { log_filter: "info".into(), log_format: LogFormat::Text }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line for people.
+    #[default]
+    Text,
+    /// An object a line for programs.
+    Json,
+}

@@ -1,0 +1,11 @@
+//! The edge: a file per service, and the one mapping from errors to `google.rpc.Status`.
+//! Protobuf types live here and nowhere deeper.
+
+/// The contract as generated from `proto/img2text/v1`.
+#[expect(missing_docs, reason = "the comments of the contract are the documentation")]
+pub mod proto {
+    tonic::include_proto!("img2text.v1");
+
+    /// The descriptors of the contract, for reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}

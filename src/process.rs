@@ -1,0 +1,62 @@
+//! Children that die with us.
+//!
+//! A server killed with SIGKILL cannot clean up, so the kernel has to: every child asks for a
+//! SIGKILL of its own when its parent dies (`PR_SET_PDEATHSIG`). Two traps shape this module. The
+//! signal is sent when the *thread* that spawned the child ends, and the threads of an async
+//! runtime come and go: so one thread, which lives as long as the process, spawns all children.
+//! And the parent may be gone before the child has asked: so the child checks afterwards.
+
+use std::io;
+use std::sync::{LazyLock, mpsc};
+
+use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// The argument by which a child learns who its parent is; see [`die_with_parent`].
+pub const PARENT_ARGUMENT: &str = "--parent";
+
+struct Order {
+    command: Command,
+    runtime: Handle,
+    reply: oneshot::Sender<io::Result<Child>>,
+}
+
+static SPAWNER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
+    let (orders, inbox) = mpsc::channel::<Order>();
+    std::thread::Builder::new()
+        .name("spawner".into())
+        .spawn(move || {
+            for mut order in inbox {
+                let _runtime = order.runtime.enter();
+                // A caller who went away drops the child, and `kill_on_drop` ends it.
+                let _ = order.reply.send(order.command.spawn());
+            }
+        })
+        .expect("a thread can be started");
+    orders
+});
+
+/// Spawns a child of this very program that will not outlive it: appends [`PARENT_ARGUMENT`] with
+/// our process id, which the child must hand to [`die_with_parent`] first thing.
+///
+/// The child is in a process group of its own, so that a Ctrl-C in the terminal reaches it only
+/// through us, and it is killed when the returned handle is dropped.
+pub async fn spawn(mut command: Command) -> io::Result<Child> {
+    command.arg(PARENT_ARGUMENT).arg(getpid().to_string()).process_group(0).kill_on_drop(true);
+    let (reply, answer) = oneshot::channel();
+    let order = Order { command, runtime: Handle::current(), reply };
+    SPAWNER.send(order).map_err(|_| io::Error::other("the spawning thread has ended"))?;
+    answer.await.map_err(|_| io::Error::other("the spawning thread has ended"))?
+}
+
+/// In a child: die when the parent does, and right now if it already has. The request survives an
+/// `exec`, so it also serves children that turn into another program.
+pub fn die_with_parent(parent: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid() != Some(parent) {
+        return Err(io::Error::other("the parent process is gone"));
+    }
+    Ok(())
+}

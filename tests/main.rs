@@ -1,0 +1,3 @@
+//! The promises of img2text, each tested with the real parts: a file per promise.
+
+mod support;
