@@ -1,3 +1,7 @@
 //! Reads the command line and hands over to [`img2text::cli`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    img2text::cli::main()
+}

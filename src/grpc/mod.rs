@@ -2,7 +2,6 @@
 //! Protobuf types live here and nowhere deeper.
 
 /// The contract as generated from `proto/img2text/v1`.
-#[expect(missing_docs, reason = "the comments of the contract are the documentation")]
 pub mod proto {
     tonic::include_proto!("img2text.v1");
 

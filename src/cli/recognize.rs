@@ -1,0 +1,147 @@
+//! `img2text recognize FILE...`: the recogniser from the command line. The text goes to stdout,
+//! everything about it to stderr, so that the text alone can be piped on.
+
+use std::io::{IsTerminal, Write, stdout};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use tonic::transport::Channel;
+use uuid::Uuid;
+
+use super::{Failure, client};
+use crate::grpc::proto::recognize_service_client::RecognizeServiceClient;
+use crate::grpc::proto::{ChargeState, RecognizeRequest, RecognizeResponse};
+
+/// How often a picture is sent whose call got no answer. Sending it again is safe: its request id
+/// stays the same.
+const ATTEMPTS_MAX: u32 = 2;
+
+/// Recognise the text in pictures.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The pictures: PNG, JPEG, WebP, TIFF, BMP or GIF
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Whose account pays
+    #[arg(long, value_name = "ID")]
+    user: String,
+    /// The languages of the text, most likely first, as in `eng+rus` [default: the server's]
+    #[arg(long, value_name = "LANGUAGES", value_delimiter = '+')]
+    lang: Vec<String>,
+    #[command(flatten)]
+    server: client::Server,
+}
+
+/// Recognises each picture; one that fails does not stop the others.
+pub async fn run(args: Args) -> Result<()> {
+    let mut client = RecognizeServiceClient::new(args.server.connect().await?)
+        .max_decoding_message_size(usize::MAX);
+    let several = args.files.len() > 1;
+    let progress = progress(args.files.len());
+    let mut last_failure = None;
+    let mut failed = 0;
+    let mut remaining = None;
+    for file in &args.files {
+        progress.set_message(file.display().to_string());
+        match recognize(&mut client, file, &args).await {
+            Ok(response) => {
+                progress.suspend(|| print_text(several.then_some(file), &response.text))?;
+                remaining = Some(what_is_left(&response));
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                progress.suspend(|| eprintln!("img2text: {}: {}", file.display(), failure.message));
+                failed += 1;
+                last_failure = Some(failure);
+            }
+        }
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    if let Some(remaining) = remaining {
+        eprintln!("{remaining}");
+    }
+    match last_failure {
+        None => Ok(()),
+        Some(failure) if !several => {
+            Err(Failure { message: "nothing was charged".into(), ..failure }.into())
+        }
+        Some(failure) => {
+            let message = format!("{failed} of {} pictures failed", args.files.len());
+            Err(Failure { message, ..failure }.into())
+        }
+    }
+}
+
+/// A bar where there is something to wait for and somebody to see it.
+fn progress(files: usize) -> ProgressBar {
+    if files < 2 || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}")
+        .expect("the template is well-formed");
+    ProgressBar::new(files as u64).with_style(style)
+}
+
+async fn recognize(
+    client: &mut RecognizeServiceClient<Channel>,
+    file: &Path,
+    args: &Args,
+) -> Result<RecognizeResponse> {
+    let image = std::fs::read(file).context("cannot be read")?;
+    let request = RecognizeRequest {
+        image: image.into(),
+        user_id: args.user.clone(),
+        request_id: Some(Uuid::new_v4().to_string()),
+        languages: args.lang.clone(),
+    };
+    let mut attempt = 1;
+    loop {
+        match client.recognize(request.clone()).await {
+            Ok(response) => return Ok(response.into_inner()),
+            Err(status) if answer_was_lost(&status) && attempt < ATTEMPTS_MAX => attempt += 1,
+            Err(status) => return Err(status.into()),
+        }
+    }
+}
+
+/// Whether the connection broke under the call, so that it may have run. A server that refuses
+/// says so with details.
+fn answer_was_lost(status: &tonic::Status) -> bool {
+    status.details().is_empty()
+        && matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown)
+}
+
+fn print_text(name: Option<&PathBuf>, text: &str) -> Result<()> {
+    let mut stdout = stdout().lock();
+    if let Some(name) = name {
+        writeln!(stdout, "==> {} <==", name.display())?;
+    }
+    write!(stdout, "{text}")?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        writeln!(stdout)?;
+    }
+    Ok(stdout.flush()?)
+}
+
+fn what_is_left(response: &RecognizeResponse) -> String {
+    let charge = response.charge.unwrap_or_default();
+    let spent = charge.spent.unwrap_or_default();
+    let cost = match charge.state() {
+        ChargeState::Confirmed => format!("charged {}", spent.free + spent.plan + spent.extra),
+        ChargeState::Unconfirmed => "charged or not: the store of accounts did not answer".into(),
+        ChargeState::Lapsed => "not charged".into(),
+        ChargeState::Unspecified => "charge unknown".into(),
+    };
+    match response.quota.as_ref().and_then(|quota| quota.available) {
+        Some(left) => format!(
+            "{cost}; left: {} (free {}, plan {}, extra {})",
+            left.free + left.plan + left.extra,
+            left.free,
+            left.plan,
+            left.extra
+        ),
+        None => cost,
+    }
+}
