@@ -1,1 +1,4 @@
 //! What the tests stand on: real servers on free ports, in temporary directories, gone afterwards.
+
+#[allow(dead_code)]
+pub mod picture;

@@ -1,0 +1,28 @@
+# What can be done here. `make demo` and `make test` do all of the set-up themselves.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check setup tools
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## Build, recognise a picture over gRPC, show that its quota survives a killed Redis
+	@cargo build --bin img2text
+	@scripts/demo target/debug/img2text
+
+test: setup tools ## Run every test, on real Redis, real Tesseract and real clients
+	cargo test --all-targets
+
+check: setup ## Check the format of the code, and lint it
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+setup: ## Install the system packages that are missing
+	@scripts/setup
+
+tools: target/tools/.installed ## Install the clients that the tests call (from PyPI, below target/)
+
+target/tools/.installed: tests/requirements.txt
+	@echo "Installing the clients that the tests call"
+	@python3 -m venv --clear target/tools
+	@target/tools/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
