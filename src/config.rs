@@ -84,6 +84,22 @@ pub struct Quota {
     /// How long a settled reservation is remembered, in milliseconds, so that settling it again
     /// gets the first answer.
     pub settled_reservation_ttl_ms: u64,
+    /// How many entries a user's history holds; older ones become monthly totals.
+    pub history_entries_max: u32,
+    /// How many payments are remembered for a user. They are remembered as long as the account
+    /// exists, so this is how many there can ever be.
+    pub payments_max: u32,
+    /// How long the answer of a recognition is stored, in milliseconds, so that the same request
+    /// is answered again without charge; it is deleted at the latest after twice that time. It is
+    /// a user's text, so the time is short. 0: answers are not stored.
+    pub answer_ttl_ms: u64,
+    /// The largest answer that is stored, compressed, in bytes.
+    pub answer_bytes_max: usize,
+    /// How many bytes of answers are stored for a user within `quota.answer_ttl_ms`.
+    pub answers_bytes_max: usize,
+    /// From which share of the requests on an account are used its replies say `near_limit`, in
+    /// percent.
+    pub near_limit_percent: u32,
 }
 
 impl Default for Quota {
@@ -94,6 +110,12 @@ impl Default for Quota {
             hold_ttl_ms_max: 3_600_000,
             holds_open_max: 1_000,
             settled_reservation_ttl_ms: 86_400_000,
+            history_entries_max: 1_000,
+            payments_max: 10_000,
+            answer_ttl_ms: 600_000,
+            answer_bytes_max: 256 << 10,
+            answers_bytes_max: 4 << 20,
+            near_limit_percent: 80,
         }
     }
 }

@@ -20,3 +20,4 @@ pub mod cli;
 pub mod config;
 pub mod grpc;
 pub mod process;
+pub mod quota;

@@ -1,0 +1,3 @@
+-- Reads the account.
+touch()
+return unchanged('OK')

@@ -1,0 +1,388 @@
+//! The calls of the scripts: from the words of the account to Redis and back.
+
+mod reply;
+mod scripts;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use fred::types::{ClusterHash, CustomCommand, Value};
+use tokio_util::task::TaskTracker;
+
+use super::account::{
+    Actor, Answered, Buckets, Error, Quota, RequestId, Reservation, ReservationId, StoredAnswer,
+    UserId,
+};
+use super::catalog::Catalog;
+use crate::config;
+use reply::Reply;
+use scripts::{Script, Scripts};
+
+pub use scripts::Clock;
+
+/// The Redis keys of one user. The hash tag of the side keys is the whole main key, so that all
+/// of them are in one Cluster slot and one script may touch them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys(Vec<String>);
+
+impl Keys {
+    /// What the side keys are called, in the order in which the scripts get them, after the main
+    /// key.
+    const SIDE: [&str; 10] = [
+        "account",
+        "holds",
+        "expiries",
+        "settled:0",
+        "settled:1",
+        "history",
+        "months",
+        "payments",
+        "answers:0",
+        "answers:1",
+    ];
+
+    /// What every main key begins with; the user's id follows.
+    pub const MAIN_PREFIX: &str = "sub:user:";
+
+    /// The keys of a user.
+    pub fn of(user: &UserId) -> Self {
+        let main = format!("{}{user}", Self::MAIN_PREFIX);
+        let sides = Self::SIDE.iter().map(|side| format!("{{{main}}}:{side}"));
+        Self(std::iter::once(main.clone()).chain(sides).collect())
+    }
+
+    /// All keys that are worth a backup: everything but the stored answers, which are a user's
+    /// texts and short-lived.
+    pub fn lasting(&self) -> &[String] {
+        &self.0[..self.0.len() - 2]
+    }
+
+    /// All keys.
+    pub fn all(&self) -> &[String] {
+        &self.0
+    }
+}
+
+/// The accounts, kept in Redis. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    actor: Actor,
+}
+
+struct Shared {
+    client: Client,
+    catalog: Catalog,
+    settings: config::Quota,
+    scripts: Scripts,
+    /// Settlements that run in tasks of their own.
+    settlements: TaskTracker,
+}
+
+impl Store {
+    /// The accounts in the Redis of `client`. Nothing is sent until the first step.
+    ///
+    /// The client must not repeat commands by itself (`max_command_attempts = 1`): a command
+    /// whose answer was lost may have run.
+    pub fn new(client: Client, catalog: Catalog, settings: config::Quota) -> Self {
+        Self::with_clock(client, catalog, settings, Clock::Redis)
+    }
+
+    /// The same with a clock of the caller's: for tests, which must move time. A server never
+    /// calls it, and nothing that reaches a server can make it.
+    #[doc(hidden)]
+    pub fn with_clock(
+        client: Client,
+        catalog: Catalog,
+        settings: config::Quota,
+        clock: Clock,
+    ) -> Self {
+        let scripts = Scripts::new(&catalog, &settings, clock);
+        let settlements = TaskTracker::new();
+        let shared = Shared { client, catalog, settings, scripts, settlements };
+        Self { shared: Arc::new(shared), actor: Actor::server() }
+    }
+
+    /// The same accounts, with `actor` as the one who does what is done.
+    pub fn acting_as(&self, actor: Actor) -> Self {
+        Self { shared: Arc::clone(&self.shared), actor }
+    }
+
+    /// The rules of the account.
+    pub fn settings(&self) -> &config::Quota {
+        &self.shared.settings
+    }
+
+    /// The plans.
+    pub fn catalog(&self) -> &Catalog {
+        &self.shared.catalog
+    }
+
+    /// Waits until every settlement that runs in a task of its own is done.
+    pub async fn settled(&self) {
+        self.shared.settlements.close();
+        self.shared.settlements.wait().await;
+        self.shared.settlements.reopen();
+    }
+
+    pub(super) fn settlements(&self) -> &TaskTracker {
+        &self.shared.settlements
+    }
+
+    /// Reads an account.
+    pub async fn get(&self, user: &UserId) -> Result<Quota, Error> {
+        let mut reply = self.call(Script::Get, user, []).await?;
+        self.quota(user, reply.accept("OK")?)
+    }
+
+    /// Holds `amount` requests for `ttl`. With `validate_only` nothing changes: the reply says
+    /// what would happen.
+    pub async fn reserve(
+        &self,
+        user: &UserId,
+        id: &ReservationId,
+        amount: u64,
+        ttl: Duration,
+        validate_only: bool,
+    ) -> Result<Answered<Reservation>, Error> {
+        match self.hold(user, id, amount, ttl, validate_only, None).await? {
+            Held::New(reservation) => Ok(reservation),
+            Held::Answered(_) => Err(Error::Internal("an answer to no request".into())),
+        }
+    }
+
+    /// Holds one request for a recognition, or finds its stored answer.
+    pub(super) async fn reserve_request(
+        &self,
+        user: &UserId,
+        id: &ReservationId,
+        ttl: Duration,
+        request: Option<(&RequestId, [u8; 32])>,
+    ) -> Result<Held, Error> {
+        self.hold(user, id, 1, ttl, false, request).await
+    }
+
+    async fn hold(
+        &self,
+        user: &UserId,
+        id: &ReservationId,
+        amount: u64,
+        ttl: Duration,
+        validate_only: bool,
+        request: Option<(&RequestId, [u8; 32])>,
+    ) -> Result<Held, Error> {
+        let (request, fingerprint) = match request {
+            Some((id, fingerprint)) => (id.as_str(), hexadecimal(&fingerprint)),
+            None => ("", String::new()),
+        };
+        let arguments = [
+            id.as_str().into(),
+            number(amount),
+            millis(ttl),
+            self.actor.as_str().into(),
+            flag(validate_only),
+            request.into(),
+            fingerprint.into(),
+        ];
+        let mut reply = self.call(Script::Reserve, user, arguments).await?;
+        let status = reply.status()?;
+        let quota = self.quota(user, &mut reply)?;
+        match status.as_str() {
+            "OK" | "REPLAYED" => {
+                let value = reply.list()?.reservation()?;
+                Ok(Held::New(Answered { value, quota, replayed: status == "REPLAYED" }))
+            }
+            "ANSWERED" => {
+                let spent = reply.list()?.buckets()?;
+                Ok(Held::Answered(StoredAnswer { answer: reply.bytes()?, spent, quota }))
+            }
+            "EXHAUSTED" => {
+                let available = reply.count()?;
+                let retry_after = reply.integer()?;
+                Err(Error::Exhausted {
+                    requested: amount,
+                    available,
+                    retry_after: u64::try_from(retry_after).ok().map(Duration::from_millis),
+                })
+            }
+            "IN_PROGRESS" => {
+                Err(Error::InProgress { retry_after: Duration::from_millis(reply.count()?) })
+            }
+            "TOO_MANY_HOLDS" => {
+                Err(Error::TooManyHolds { max: self.shared.settings.holds_open_max })
+            }
+            other => Err(refusal(other, &mut reply)),
+        }
+    }
+
+    /// Turns a hold into spent requests: `amount` of it, or all. What is held but not committed
+    /// goes back.
+    pub async fn commit(
+        &self,
+        user: &UserId,
+        id: &ReservationId,
+        amount: Option<u64>,
+    ) -> Result<Answered<Buckets>, Error> {
+        self.commit_with_answer(user, id, amount, Bytes::new()).await
+    }
+
+    /// The same, and stores the answer of the request that the hold was for. An empty answer is
+    /// not stored.
+    pub(super) async fn commit_with_answer(
+        &self,
+        user: &UserId,
+        id: &ReservationId,
+        amount: Option<u64>,
+        answer: Bytes,
+    ) -> Result<Answered<Buckets>, Error> {
+        let amount = amount.map_or_else(|| "-1".into(), number);
+        let arguments =
+            [id.as_str().into(), amount, self.actor.as_str().into(), Value::Bytes(answer)];
+        let mut reply = self.call(Script::Commit, user, arguments).await?;
+        let replayed = reply.replayed()?;
+        let quota = self.quota(user, &mut reply)?;
+        Ok(Answered { value: reply.list()?.buckets()?, quota, replayed })
+    }
+
+    /// Gives a hold back whole. The reason, if there is one, goes into the history.
+    pub async fn release(
+        &self,
+        user: &UserId,
+        id: &ReservationId,
+        reason: &str,
+    ) -> Result<Answered<()>, Error> {
+        let arguments = [id.as_str().into(), self.actor.as_str().into(), reason.into()];
+        let mut reply = self.call(Script::Release, user, arguments).await?;
+        let replayed = reply.replayed()?;
+        Ok(Answered { value: (), quota: self.quota(user, &mut reply)?, replayed })
+    }
+
+    /// Gives a hold more time: `ttl` from now on. A hold is never shortened.
+    pub async fn extend(
+        &self,
+        user: &UserId,
+        id: &ReservationId,
+        ttl: Duration,
+    ) -> Result<Answered<Reservation>, Error> {
+        let mut reply = self.call(Script::Extend, user, [id.as_str().into(), millis(ttl)]).await?;
+        let replayed = reply.replayed()?;
+        let quota = self.quota(user, &mut reply)?;
+        Ok(Answered { value: reply.list()?.reservation()?, quota, replayed })
+    }
+
+    fn quota(&self, user: &UserId, reply: &mut Reply) -> Result<Quota, Error> {
+        reply.list()?.quota(user.clone(), self.shared.settings.near_limit_percent)
+    }
+
+    /// Runs a script on a user's keys. If its answer is lost it may have run, so it is sent once
+    /// more: every step is idempotent by the id in its arguments.
+    async fn call<const N: usize>(
+        &self,
+        script: Script,
+        user: &UserId,
+        arguments: [Value; N],
+    ) -> Result<Reply, Error> {
+        let keys = Keys::of(user);
+        match self.call_once(script, &keys, &arguments).await {
+            Err(Error::Unavailable(_)) => self.call_once(script, &keys, &arguments).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn call_once(
+        &self,
+        script: Script,
+        keys: &Keys,
+        arguments: &[Value],
+    ) -> Result<Reply, Error> {
+        let script = self.shared.scripts.get(script);
+        let by_hash = self.evaluate("EVALSHA", script.sha1(), keys, arguments).await;
+        let outcome = match by_hash {
+            // A Redis that was restarted, or another node of a Cluster. EVAL carries the text to
+            // the very node that owns the keys, and leaves it there.
+            Err(error) if error.details().starts_with("NOSCRIPT") => {
+                self.evaluate("EVAL", script.lua(), keys, arguments).await
+            }
+            outcome => outcome,
+        };
+        Reply::new(outcome.map_err(reply::failure)?)
+    }
+
+    async fn evaluate(
+        &self,
+        command: &'static str,
+        script: Value,
+        keys: &Keys,
+        arguments: &[Value],
+    ) -> Result<Value, fred::error::Error> {
+        // The slot is that of the first key, the argument after the script and the count of keys.
+        let command = CustomCommand::new_static(command, ClusterHash::Offset(2), false);
+        let mut all = Vec::with_capacity(3 + keys.all().len() + arguments.len());
+        all.push(script);
+        all.push(Value::Integer(keys.all().len() as i64));
+        all.extend(keys.all().iter().map(|key| Value::from(key.as_str())));
+        all.extend(arguments.iter().cloned());
+        all.extend(self.shared.scripts.clock_argument());
+        self.shared.client.custom(command, all).await
+    }
+}
+
+/// What became of an attempt to hold a request for a recognition.
+pub(super) enum Held {
+    New(Answered<Reservation>),
+    Answered(StoredAnswer),
+}
+
+/// Why a script refused.
+fn refusal(status: &str, reply: &mut Reply) -> Error {
+    match status {
+        "ALREADY_EXISTS" => Error::AlreadyExists,
+        "NOT_FOUND" => Error::NotFound,
+        "COMMITTED" => Error::AlreadyCommitted,
+        "RELEASED" => Error::AlreadyReleased,
+        "EXPIRED" => Error::Expired,
+        "AMOUNT_EXCEEDS_HELD" => match reply.count() {
+            Ok(held) => Error::AmountExceedsHeld { held },
+            Err(error) => error,
+        },
+        other => Error::Internal(format!("a script answered {other:?}")),
+    }
+}
+
+fn number(number: u64) -> Value {
+    // As text: scripts take what Redis gives them, and Redis gives text.
+    number.to_string().into()
+}
+
+fn millis(duration: Duration) -> Value {
+    duration.as_millis().to_string().into()
+}
+
+fn flag(flag: bool) -> Value {
+    if flag { "1".into() } else { "0".into() }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_of_a_user_are_in_one_cluster_slot() {
+        for id in ["42", "a:b", "x@y.z", &"-".repeat(128)] {
+            let keys = Keys::of(&UserId::parse(id).unwrap());
+            let slot = fred::util::redis_keyslot(format!("sub:user:{id}").as_bytes());
+            for key in keys.all() {
+                assert_eq!(fred::util::redis_keyslot(key.as_bytes()), slot, "{key}");
+            }
+        }
+        // The figure in the design, so that the tag is the one that was meant.
+        assert_eq!(fred::util::redis_keyslot(b"{sub:user:42}:holds"), 2419);
+    }
+}
