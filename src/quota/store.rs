@@ -54,6 +54,11 @@ impl Keys {
         Self(std::iter::once(main.clone()).chain(sides).collect())
     }
 
+    /// The hash of the old system.
+    pub fn main(&self) -> &str {
+        &self.0[0]
+    }
+
     /// All keys that are worth a backup: everything but the stored answers, which are a user's
     /// texts and short-lived.
     pub fn lasting(&self) -> &[String] {
@@ -318,8 +323,9 @@ impl Store {
         keys: &Keys,
         arguments: &[Value],
     ) -> Result<Value, fred::error::Error> {
-        // The slot is that of the first key, the argument after the script and the count of keys.
-        let command = CustomCommand::new_static(command, ClusterHash::Offset(2), false);
+        // The slot must be said: by itself the client would hash the first argument, the script.
+        let slot = ClusterHash::from(keys.main());
+        let command = CustomCommand::new_static(command, slot, false);
         let mut all = Vec::with_capacity(3 + keys.all().len() + arguments.len());
         all.push(script);
         all.push(Value::Integer(keys.all().len() as i64));

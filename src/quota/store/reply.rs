@@ -149,7 +149,7 @@ fn without_trace(message: &str) -> &str {
 
 /// Whether the error says that Redis cannot serve us now, as opposed to one in what we asked.
 fn is_unavailable(error: &RedisError) -> bool {
-    const STATES: [&str; 11] = [
+    const STATES: [&str; 13] = [
         "MISCONF",
         "OOM ",
         "LOADING",
@@ -161,6 +161,10 @@ fn is_unavailable(error: &RedisError) -> bool {
         "BUSY ",
         "MOVED ",
         "ASK ",
+        // What the client says of a command that a node of a Cluster sent elsewhere, when it may
+        // not send it twice, and of one for which it knows no node. It has learnt the way by now.
+        "Too many failed write attempts",
+        "Failed to route command",
     ];
     match error.kind() {
         ErrorKind::Timeout

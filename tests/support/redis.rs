@@ -1,0 +1,247 @@
+//! Real `redis-server` processes: one on a Unix socket, or a Cluster of three primaries.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{LazyLock, mpsc};
+use std::time::{Duration, Instant};
+
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use fred::types::config::{
+    Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, UnresponsiveConfig,
+};
+use fred::types::{Builder, ClusterHash, CustomCommand, Value};
+use tempfile::TempDir;
+
+/// Starts processes from a thread that lives as long as the tests do: the kernel kills a child
+/// when the thread that spawned it ends, and whatever ends the tests, nothing is left running.
+fn spawn(mut command: Command) -> Child {
+    type Order = (Command, mpsc::Sender<Child>);
+    static SPAWNER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, reply) in inbox {
+                reply.send(command.spawn().expect("redis-server can be started")).unwrap();
+            }
+        });
+        orders
+    });
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let (reply, child) = mpsc::channel();
+    SPAWNER.send((command, reply)).unwrap();
+    child.recv().unwrap()
+}
+
+fn server(directory: &Path, arguments: &[&str]) -> Child {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "redis-server", "--dir"]).arg(directory);
+    command.args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]).args(arguments);
+    spawn(command)
+}
+
+/// Waits until `done` says so; fails with `what` after half a minute.
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn cli(arguments: &[&str]) -> String {
+    let output = Command::new("redis-cli").args(arguments).output().expect("redis-cli runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A Redis of its own, on a Unix socket, that keeps everything it acknowledged.
+pub struct Redis {
+    directory: TempDir,
+    child: Child,
+}
+
+impl Redis {
+    pub fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("i2t").tempdir().unwrap();
+        let child = Self::launch(directory.path());
+        Self { directory, child }
+    }
+
+    fn launch(directory: &Path) -> Child {
+        let socket = directory.join("redis.sock");
+        let socket = socket.to_str().unwrap();
+        let child = server(directory, &["--port", "0", "--unixsocket", socket]);
+        wait_for("redis-server", || cli(&["-s", socket, "ping"]).trim() == "PONG");
+        child
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis+unix://{}/redis.sock", self.directory.path().display())
+    }
+
+    /// SIGKILL, as a power failure would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn restart(&mut self) {
+        self.child = Self::launch(self.directory.path());
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A Redis Cluster of three primaries on loopback.
+pub struct Cluster {
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    directory: TempDir,
+    port: u16,
+    bus_port: u16,
+    child: Child,
+}
+
+impl Node {
+    fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("i2t").tempdir().unwrap();
+        let (port, bus_port) = (free_port(), free_port());
+        let child = Self::launch(directory.path(), port, bus_port);
+        Self { directory, port, bus_port, child }
+    }
+
+    fn launch(directory: &Path, port: u16, bus_port: u16) -> Child {
+        let (port, bus) = (port.to_string(), bus_port.to_string());
+        let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+        let timeout = ["--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no"];
+        let child = server(
+            directory,
+            &[&["--port", &port, "--bind", "127.0.0.1"], &cluster[..], &timeout[..]].concat(),
+        );
+        wait_for("redis-server", || cli(&["-p", &port, "ping"]).trim() == "PONG");
+        child
+    }
+
+    fn cli(&self, arguments: &[&str]) -> String {
+        cli(&[&["-p", &self.port.to_string()], arguments].concat())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        let nodes: Vec<_> = (0..3).map(|_| Node::start()).collect();
+        for (index, node) in nodes.iter().enumerate() {
+            let (first, last) = (index * 16384 / 3, (index + 1) * 16384 / 3 - 1);
+            node.cli(&["cluster", "set-config-epoch", &(index + 1).to_string()]);
+            node.cli(&["cluster", "addslotsrange", &first.to_string(), &last.to_string()]);
+            let (port, bus) = (nodes[0].port.to_string(), nodes[0].bus_port.to_string());
+            node.cli(&["cluster", "meet", "127.0.0.1", &port, &bus]);
+        }
+        let cluster = Self { nodes };
+        cluster.wait_until_whole();
+        cluster
+    }
+
+    fn wait_until_whole(&self) {
+        wait_for("the Cluster", || {
+            self.nodes.iter().all(|node| {
+                let info = node.cli(&["cluster", "info"]);
+                info.contains("cluster_state:ok")
+                    && info.contains("cluster_slots_ok:16384")
+                    && info.contains("cluster_known_nodes:3")
+            })
+        });
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis-cluster://127.0.0.1:{}", self.nodes[0].port)
+    }
+
+    /// Empties the script cache of every node.
+    pub fn flush_scripts(&self) {
+        for node in &self.nodes {
+            assert_eq!(node.cli(&["script", "flush"]).trim(), "OK");
+        }
+    }
+
+    /// Kills every node with SIGKILL and starts it again on its data.
+    pub fn restart_every_node(&mut self) {
+        for node in &mut self.nodes {
+            node.child.kill().unwrap();
+            node.child.wait().unwrap();
+            node.child = Node::launch(node.directory.path(), node.port, node.bus_port);
+        }
+        self.wait_until_whole();
+    }
+
+    /// How many keys each node holds.
+    pub fn keys_per_node(&self) -> Vec<u64> {
+        self.nodes.iter().map(|node| node.cli(&["dbsize"]).trim().parse().unwrap()).collect()
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A client as production makes it, as far as the account depends on it: no command is repeated.
+pub async fn connect(url: &str) -> Client {
+    let config = Config::from_url(url).unwrap();
+    let connection = ConnectionConfig {
+        max_command_attempts: 1,
+        connection_timeout: Duration::from_secs(2),
+        unresponsive: UnresponsiveConfig {
+            max_timeout: Some(Duration::from_secs(2)),
+            interval: Duration::from_millis(500),
+        },
+        ..ConnectionConfig::default()
+    };
+    let performance = PerformanceConfig {
+        default_command_timeout: Duration::from_secs(2),
+        ..PerformanceConfig::default()
+    };
+    let mut builder = Builder::from_config(config);
+    builder.set_connection_config(connection);
+    builder.set_performance_config(performance);
+    builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 500, 2));
+    let client = builder.build().unwrap();
+    client.init().await.unwrap();
+    client
+}
+
+/// Runs a plain Redis command whose first argument is a key.
+pub async fn command(client: &Client, name: &'static str, arguments: &[&str]) -> Value {
+    let arguments: Vec<Value> = arguments.iter().map(|argument| (*argument).into()).collect();
+    let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
+    client.custom(command, arguments).await.unwrap()
+}
+
+/// A Redis and a Cluster that all tests share which neither kill nor empty them.
+pub mod shared {
+    use super::{Cluster, LazyLock, Redis};
+
+    static STANDALONE: LazyLock<Redis> = LazyLock::new(Redis::start);
+    static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+
+    pub fn standalone() -> String {
+        STANDALONE.url()
+    }
+
+    pub fn cluster() -> String {
+        CLUSTER.url()
+    }
+}
