@@ -49,6 +49,9 @@ pub struct Redis {
     pub url: String,
     /// Where the private Redis keeps its data.
     pub data_dir: PathBuf,
+    /// How long the private Redis may take to come up, in milliseconds. It reads all of its data
+    /// first.
+    pub start_ms_max: u64,
     /// How long one command may take before it counts as unanswered, in milliseconds.
     pub command_timeout_ms: u64,
     /// How long a connection may take to come up, in milliseconds.
@@ -62,6 +65,7 @@ impl Default for Redis {
         Self {
             url: String::new(),
             data_dir: "img2text-data".into(),
+            start_ms_max: 120_000,
             command_timeout_ms: 2_000,
             connect_timeout_ms: 2_000,
             commands_in_flight_max: 10_000,

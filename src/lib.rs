@@ -21,3 +21,4 @@ pub mod config;
 pub mod grpc;
 pub mod process;
 pub mod quota;
+pub mod redis;

@@ -14,8 +14,8 @@ use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-/// The argument by which a child learns who its parent is; see [`die_with_parent`].
-pub const PARENT_ARGUMENT: &str = "--parent";
+/// The environment variable by which a child learns who its parent is; see [`die_with_parent`].
+pub const PARENT_VARIABLE: &str = "IMG2TEXT_PARENT_PID";
 
 struct Order {
     command: Command,
@@ -38,13 +38,14 @@ static SPAWNER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
     orders
 });
 
-/// Spawns a child of this very program that will not outlive it: appends [`PARENT_ARGUMENT`] with
-/// our process id, which the child must hand to [`die_with_parent`] first thing.
+/// Spawns a child of this very program that will not outlive it, if the first thing that it does
+/// is to call [`die_with_parent`].
 ///
 /// The child is in a process group of its own, so that a Ctrl-C in the terminal reaches it only
 /// through us, and it is killed when the returned handle is dropped.
 pub async fn spawn(mut command: Command) -> io::Result<Child> {
-    command.arg(PARENT_ARGUMENT).arg(getpid().to_string()).process_group(0).kill_on_drop(true);
+    let pid = getpid().as_raw_nonzero().to_string();
+    command.env(PARENT_VARIABLE, pid).process_group(0).kill_on_drop(true);
     let (reply, answer) = oneshot::channel();
     let order = Order { command, runtime: Handle::current(), reply };
     SPAWNER.send(order).map_err(|_| io::Error::other("the spawning thread has ended"))?;
@@ -53,8 +54,12 @@ pub async fn spawn(mut command: Command) -> io::Result<Child> {
 
 /// In a child: die when the parent does, and right now if it already has. The request survives an
 /// `exec`, so it also serves children that turn into another program.
-pub fn die_with_parent(parent: Pid) -> io::Result<()> {
+pub fn die_with_parent() -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    let parent = std::env::var(PARENT_VARIABLE).ok().and_then(|pid| pid.parse().ok());
+    let parent = parent.and_then(Pid::from_raw).ok_or_else(|| {
+        io::Error::other("this is a part of the server, which starts it by itself")
+    })?;
     if getppid() != Some(parent) {
         return Err(io::Error::other("the parent process is gone"));
     }

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod recognize;
+pub mod redis_child;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,8 @@ struct Cli {
 enum Command {
     /// Recognise the text in pictures
     Recognize(recognize::Args),
+    #[command(hide = true)]
+    RedisChild(redis_child::Args),
 }
 
 const EXIT_CODES: &str = "\
@@ -37,6 +40,7 @@ Exit codes:
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Recognize(args) => run(recognize::run(args)),
+        Command::RedisChild(args) => redis_child::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

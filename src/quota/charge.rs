@@ -101,18 +101,31 @@ impl Charge {
         let commit = tasks.settlements().spawn(commit(hold, work, answer));
         commit.await.unwrap_or_else(|_| not_charged(State::Unconfirmed))
     }
-}
 
-impl Drop for Charge {
-    fn drop(&mut self) {
-        let Some(hold) = self.hold.take() else { return };
+    /// The work was not done: gives the request back, and waits until it is, so that a caller who
+    /// asks again at once finds it there.
+    pub async fn release(mut self) {
+        if let Some(release) = self.start_release() {
+            // The task logs what went wrong.
+            let _ = release.await;
+        }
+    }
+
+    fn start_release(&mut self) -> Option<JoinHandle<()>> {
+        let hold = self.hold.take()?;
         let tasks = hold.store.clone();
-        tasks.settlements().spawn(async move {
+        Some(tasks.settlements().spawn(async move {
             if let Err(error) = hold.store.release(&hold.user, &hold.id, "").await {
                 // It goes back by itself when its time is over.
                 tracing::warn!(reservation = %hold.id, %error, "a hold could not be released");
             }
-        });
+        }))
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.start_release();
     }
 }
 

@@ -6,3 +6,7 @@ pub mod account;
 pub mod picture;
 #[allow(dead_code)]
 pub mod redis;
+#[allow(dead_code)]
+pub mod server;
+#[allow(dead_code)]
+pub mod tools;

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use fred::error::{Error as RedisError, ErrorKind};
+use fred::error::Error as RedisError;
 use fred::types::Value;
 use jiff::Timestamp;
 
 use super::refusal;
 use crate::quota::account::{Buckets, Error, Quota, RequestId, Reservation, ReservationId, UserId};
+use crate::redis::is_unavailable;
 
 /// A reply, or a list within it, of which the front is read next.
 pub(super) struct Reply(VecDeque<Value>);
@@ -145,37 +146,4 @@ pub(super) fn failure(error: RedisError) -> Error {
 /// Redis appends where in the script it happened.
 fn without_trace(message: &str) -> &str {
     message.split(" script: ").next().unwrap_or(message).trim()
-}
-
-/// Whether the error says that Redis cannot serve us now, as opposed to one in what we asked.
-fn is_unavailable(error: &RedisError) -> bool {
-    const STATES: [&str; 13] = [
-        "MISCONF",
-        "OOM ",
-        "LOADING",
-        "READONLY",
-        "CLUSTERDOWN",
-        "MASTERDOWN",
-        "TRYAGAIN",
-        "NOREPLICAS",
-        "BUSY ",
-        "MOVED ",
-        "ASK ",
-        // What the client says of a command that a node of a Cluster sent elsewhere, when it may
-        // not send it twice, and of one for which it knows no node. It has learnt the way by now.
-        "Too many failed write attempts",
-        "Failed to route command",
-    ];
-    match error.kind() {
-        ErrorKind::Timeout
-        | ErrorKind::IO
-        | ErrorKind::Canceled
-        | ErrorKind::Cluster
-        | ErrorKind::Routing
-        | ErrorKind::Backpressure
-        | ErrorKind::Tls
-        | ErrorKind::Auth
-        | ErrorKind::Sentinel => true,
-        _ => STATES.iter().any(|state| error.details().starts_with(state)),
-    }
 }

@@ -1,0 +1,38 @@
+//! The Redis below the accounts: how we reach it, and the private one that we run ourselves.
+//!
+//! - [`connection`]: a client that never does anything twice, and what its errors mean.
+//! - [`embedded`]: a private `redis-server`, started and supervised by us.
+
+pub mod connection;
+pub mod embedded;
+
+pub use connection::{connect, is_unavailable};
+pub use embedded::Embedded;
+
+/// Why Redis cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The URL is not one of a Redis.
+    #[error("redis.url: {0}")]
+    Url(String),
+    /// `redis-server` is not installed.
+    #[error(
+        "there is no redis-server on this machine: install it (Debian: apt-get install \
+         redis-server), or name a Redis with --redis-url"
+    )]
+    NotInstalled,
+    /// Another server uses the data directory.
+    #[error("the data directory {0} is in use by another img2text or its Redis")]
+    DataDirInUse(String),
+    /// The private Redis does not come up.
+    #[error("the private Redis does not come up; its last words: {0}")]
+    DoesNotStart(String),
+    /// The file system or the process table said no.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
