@@ -1,6 +1,7 @@
 //! The command line: a file per subcommand.
 
 pub mod client;
+pub mod quota;
 pub mod recognize;
 pub mod redis_child;
 
@@ -22,6 +23,8 @@ struct Cli {
 enum Command {
     /// Recognise the text in pictures
     Recognize(recognize::Args),
+    /// Look after accounts: what may be spent, what was
+    Quota(quota::Args),
     #[command(hide = true)]
     RedisChild(redis_child::Args),
 }
@@ -40,6 +43,7 @@ Exit codes:
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Recognize(args) => run(recognize::run(args)),
+        Command::Quota(args) => run(quota::run(args)),
         Command::RedisChild(args) => redis_child::run(args),
     };
     match outcome {

@@ -1,6 +1,9 @@
 //! The edge: a file per service, and the one mapping from errors to `google.rpc.Status`.
 //! Protobuf types live here and nowhere deeper.
 
+pub mod quota;
+pub mod status;
+
 /// The contract as generated from `proto/img2text/v1`.
 pub mod proto {
     tonic::include_proto!("img2text.v1");
