@@ -19,6 +19,8 @@
 pub mod cli;
 pub mod config;
 pub mod grpc;
+pub mod ocr;
 pub mod process;
 pub mod quota;
+pub mod recognition;
 pub mod redis;

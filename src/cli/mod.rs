@@ -4,6 +4,7 @@ pub mod client;
 pub mod quota;
 pub mod recognize;
 pub mod redis_child;
+pub mod worker;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,8 @@ enum Command {
     Quota(quota::Args),
     #[command(hide = true)]
     RedisChild(redis_child::Args),
+    #[command(hide = true)]
+    Worker,
 }
 
 const EXIT_CODES: &str = "\
@@ -45,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::Recognize(args) => run(recognize::run(args)),
         Command::Quota(args) => run(quota::run(args)),
         Command::RedisChild(args) => redis_child::run(args),
+        Command::Worker => worker::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

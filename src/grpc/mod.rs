@@ -1,7 +1,9 @@
 //! The edge: a file per service, and the one mapping from errors to `google.rpc.Status`.
 //! Protobuf types live here and nowhere deeper.
 
+mod fields;
 pub mod quota;
+pub mod recognize;
 pub mod status;
 
 /// The contract as generated from `proto/img2text/v1`.

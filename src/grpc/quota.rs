@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tonic::{Request, Response, Status};
-use tonic_types::FieldViolation;
 
+use super::fields::Fields;
+use super::proto;
 use super::proto::quota_service_server::QuotaService;
-use super::{proto, status};
-use crate::quota::{self, InvalidId, ReservationId, Store, UserId};
+use crate::quota::{self, ReservationId, Store, UserId};
 
 /// The least time that a hold may be asked for.
 const HOLD_TTL_MIN: Duration = Duration::from_secs(1);
@@ -131,35 +131,6 @@ impl QuotaService for Service {
         Ok(Response::new(proto::ExtendReservationResponse {
             reservation: Some(reservation(extended.value, &user)),
         }))
-    }
-}
-
-/// What is wrong with which field of a request: all of it, not only the first.
-#[derive(Default)]
-struct Fields {
-    violations: Vec<FieldViolation>,
-}
-
-impl Fields {
-    fn wrong<T>(&mut self, field: &str, description: impl Into<String>) -> Option<T> {
-        self.violations.push(FieldViolation::new(field, description));
-        None
-    }
-
-    fn id<T>(&mut self, field: &str, id: Result<T, InvalidId>) -> Option<T> {
-        id.map_err(|error| self.wrong::<T>(field, error.to_string())).ok()
-    }
-
-    fn amount(&mut self, field: &str, amount: i64, least: u64) -> Option<u64> {
-        let most = quota::account::AMOUNT_MAX;
-        match u64::try_from(amount) {
-            Ok(amount) if (least..=most).contains(&amount) => Some(amount),
-            _ => self.wrong(field, format!("must be {least} to {most}")),
-        }
-    }
-
-    fn refusal(self) -> Status {
-        status::invalid_argument(self.violations)
     }
 }
 

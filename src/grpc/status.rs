@@ -7,7 +7,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::quota;
+use crate::{ocr, quota, recognition};
 
 /// The domain of every ErrorInfo.
 pub const DOMAIN: &str = "img2text";
@@ -89,5 +89,57 @@ impl From<quota::Error> for Status {
             _ => {}
         }
         Status::with_error_details(code, error.to_string(), details)
+    }
+}
+
+impl From<ocr::Error> for Status {
+    fn from(error: ocr::Error) -> Self {
+        use ocr::Error as E;
+        let (code, reason) = match &error {
+            E::Invalid(_) | E::Undecodable(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),
+            E::Overloaded { .. } => (Code::Unavailable, "OVERLOADED"),
+            E::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+            E::WorkerDied(_) => (Code::Internal, "WORKER_DIED"),
+            E::Broken(_) => (Code::Unavailable, "RECOGNIZER_UNAVAILABLE"),
+        };
+        let mut details = details(reason);
+        let message = match &error {
+            E::Invalid(violations) => {
+                let violation = |v: &ocr::Violation| FieldViolation::new(&v.field, &v.description);
+                return invalid_argument(violations.iter().map(violation).collect());
+            }
+            E::Undecodable(reason) => {
+                let description = format!("cannot be decoded: {reason}");
+                return invalid_argument(vec![FieldViolation::new("image", description)]);
+            }
+            E::Overloaded { retry_after } => {
+                details.set_retry_info(Some(*retry_after));
+                "every worker is busy and the queue is full, or too long for this deadline: try \
+                 again later"
+            }
+            E::DeadlineExceeded => {
+                "the page was not recognised in time, and was not charged: allow more time, or \
+                 send a smaller picture"
+            }
+            E::WorkerDied(cause) => {
+                tracing::error!(cause, "a worker failed");
+                "the recogniser failed on this picture, and it was not charged"
+            }
+            E::Broken(cause) => {
+                tracing::error!(cause, "no worker can be started");
+                details.set_retry_info(Some(RETRY_DELAY));
+                "the recogniser does not run on this server: its operator has to look at it"
+            }
+        };
+        Status::with_error_details(code, message, details)
+    }
+}
+
+impl From<recognition::Error> for Status {
+    fn from(error: recognition::Error) -> Self {
+        match error {
+            recognition::Error::Quota(error) => error.into(),
+            recognition::Error::Ocr(error) => error.into(),
+        }
     }
 }

@@ -1,0 +1,311 @@
+//! The worker processes, and the queue before them.
+//!
+//! A caller takes a [`Place`] in the bounded queue, then a [`Worker`], then recognises. Each is
+//! given back by dropping it. A worker that is dropped in the middle of a job is killed, and
+//! another one started: so nobody waits for work that nobody wants.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::wire::{self, Hello, Job, Outcome};
+use super::{Error, Options, Page, Violation, image};
+use crate::{config, process};
+
+/// The environment variable that carries the settings to a worker, as JSON.
+pub const SETTINGS_VARIABLE: &str = "IMG2TEXT_WORKER_SETTINGS";
+
+/// How long a worker may take to start.
+const START_TIME_MAX: Duration = Duration::from_secs(30);
+/// How much longer than its time a worker may take before it is killed: layout analysis cannot be
+/// interrupted and takes up to some hundred milliseconds.
+const KILL_DELAY: Duration = Duration::from_millis(500);
+/// The most languages in one request.
+const LANGUAGES_MAX: usize = 8;
+/// What a page is assumed to take before any was recognised.
+const PAGE_TIME_FIRST_GUESS: Duration = Duration::from_millis(500);
+
+/// The workers. Cheap to clone.
+#[derive(Clone)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    program: PathBuf,
+    settings: config::Ocr,
+    workers: usize,
+    languages: Vec<String>,
+    /// A permit for everybody who waits or works.
+    places: Arc<Semaphore>,
+    /// A permit for everybody who works.
+    slots: Arc<Semaphore>,
+    idle: Mutex<Vec<Process>>,
+    /// A moving average of what a page takes, in microseconds.
+    page_time_us: AtomicU64,
+}
+
+/// A place in the queue.
+pub struct Place {
+    shared: Arc<Shared>,
+    deadline: Instant,
+    permit: OwnedSemaphorePermit,
+}
+
+/// A worker that is the holder's alone.
+pub struct Worker {
+    shared: Arc<Shared>,
+    /// Absent while it works, so that one that is dropped then does not go back.
+    process: Option<Process>,
+    slot: Option<OwnedSemaphorePermit>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Pool {
+    /// Starts the workers. `program` is this very program, whose hidden subcommand `worker` they
+    /// are.
+    pub async fn start(program: PathBuf, settings: config::Ocr) -> Result<Self, Error> {
+        let workers = match settings.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        let (first, languages, tesseract) = Process::launch(&program, &settings).await?;
+        tracing::info!(workers, tesseract, languages = languages.join(" "), "recogniser runs");
+        let pool = Self {
+            shared: Arc::new(Shared {
+                places: Arc::new(Semaphore::new(workers + settings.queue_max)),
+                slots: Arc::new(Semaphore::new(workers)),
+                idle: Mutex::new(vec![first]),
+                page_time_us: AtomicU64::new(PAGE_TIME_FIRST_GUESS.as_micros() as u64),
+                program,
+                settings,
+                workers,
+                languages,
+            }),
+        };
+        for _ in 1..workers {
+            let process = pool.shared.launch().await?;
+            pool.shared.idle().push(process);
+        }
+        Ok(pool)
+    }
+
+    /// The languages that are installed.
+    pub fn languages(&self) -> &[String] {
+        &self.shared.languages
+    }
+
+    /// Checks all that can be checked without decoding the picture.
+    pub fn check(&self, picture: &[u8], options: &Options) -> Result<(), Error> {
+        let mut violations = Vec::new();
+        violations.extend(image::check(picture, &self.shared.settings).err());
+        violations.extend(self.check_languages(&options.languages));
+        if violations.is_empty() { Ok(()) } else { Err(Error::Invalid(violations)) }
+    }
+
+    fn check_languages(&self, languages: &[String]) -> Vec<Violation> {
+        if languages.len() > LANGUAGES_MAX {
+            let description =
+                format!("names {}; at most {LANGUAGES_MAX} are allowed", languages.len());
+            return vec![Violation::new("languages", description)];
+        }
+        let unknown =
+            languages.iter().enumerate().filter(|(_, name)| !self.languages().contains(name));
+        let describe = |index| {
+            let installed = self.languages().join(", ");
+            let description = format!("is not installed; installed are: {installed}");
+            Violation::new(format!("languages[{index}]"), description)
+        };
+        unknown.map(|(index, _)| describe(index)).collect()
+    }
+
+    /// Takes a place in the queue, if there is one and the wait leaves time before `deadline`.
+    pub fn queue(&self, deadline: Instant) -> Result<Place, Error> {
+        let overloaded = || Error::Overloaded { retry_after: self.shared.expected_wait() };
+        let permit = Arc::clone(&self.shared.places).try_acquire_owned();
+        let permit = permit.map_err(|_| overloaded())?;
+        let wait = self.shared.expected_wait();
+        let now = Instant::now();
+        if deadline <= now {
+            return Err(Error::DeadlineExceeded);
+        }
+        // A caller who would find a worker at once is let in, however little time it has: what is
+        // expected of an empty queue is no reason to refuse.
+        if self.shared.slots.available_permits() == 0 && now + wait > deadline {
+            return Err(overloaded());
+        }
+        Ok(Place { shared: Arc::clone(&self.shared), deadline, permit })
+    }
+
+    /// Ends the workers. Calls that still run fail.
+    pub fn stop(&self) {
+        self.shared.slots.close();
+        self.shared.idle().clear();
+    }
+}
+
+impl Place {
+    /// Waits for a worker.
+    pub async fn worker(self) -> Result<Worker, Error> {
+        let shared = self.shared;
+        let deadline = self.deadline.into();
+        let slot = tokio::time::timeout_at(deadline, Arc::clone(&shared.slots).acquire_owned());
+        let slot = slot.await.map_err(|_| Error::DeadlineExceeded)?;
+        let slot = slot.map_err(|_| Error::Overloaded { retry_after: shared.expected_wait() })?;
+        let warm = shared.idle().pop();
+        let process = match warm {
+            Some(process) => process,
+            None => shared.launch().await?,
+        };
+        Ok(Worker { shared, process: Some(process), slot: Some(slot), _place: self.permit })
+    }
+}
+
+impl Worker {
+    /// Recognises a picture that [`Pool::check`] has let through, until `deadline` or until the
+    /// server's own limit for a page, whichever comes first.
+    pub async fn recognize(
+        mut self,
+        picture: &Bytes,
+        options: &Options,
+        deadline: Instant,
+    ) -> Result<Page, Error> {
+        let started = Instant::now();
+        let page_time_max = Duration::from_millis(self.shared.settings.page_ms_max);
+        let time = deadline.saturating_duration_since(started).min(page_time_max);
+        if time.is_zero() {
+            return Err(Error::DeadlineExceeded);
+        }
+        let languages = match &options.languages[..] {
+            [] => self.shared.settings.languages_default.join("+"),
+            languages => languages.join("+"),
+        };
+        let job = Job { languages, time_ms: time.as_millis() as u64 };
+        let Some(mut process) = self.process.take() else {
+            return Err(Error::WorkerDied("it is gone".into()));
+        };
+        let outcome = tokio::time::timeout(time + KILL_DELAY, process.work(&job, picture)).await;
+        match outcome {
+            // Dropping the process kills it.
+            Err(_) => {
+                tracing::warn!(pid = process.child.id(), "a worker did not stop: it is killed");
+                Err(Error::DeadlineExceeded)
+            }
+            Ok(Err(error)) => Err(Error::WorkerDied(error.to_string())),
+            Ok(Ok(outcome)) => {
+                self.process = Some(process);
+                self.shared.learn_page_time(started.elapsed());
+                match outcome {
+                    Outcome::Read(page) => Ok(page),
+                    Outcome::Undecodable(reason) => Err(Error::Undecodable(reason)),
+                    Outcome::DeadlineExceeded => Err(Error::DeadlineExceeded),
+                    Outcome::Failed(reason) => Err(Error::WorkerDied(reason)),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take() {
+            self.shared.idle().push(process);
+            return;
+        }
+        // The slot stays taken until there is a worker in it again.
+        let (shared, slot) = (Arc::clone(&self.shared), self.slot.take());
+        tokio::spawn(async move {
+            match shared.launch().await {
+                Ok(process) => shared.idle().push(process),
+                // The next caller tries again, and is told.
+                Err(error) => tracing::error!(%error, "a worker cannot be replaced"),
+            }
+            drop(slot);
+        });
+    }
+}
+
+impl Shared {
+    fn idle(&self) -> MutexGuard<'_, Vec<Process>> {
+        self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    async fn launch(&self) -> Result<Process, Error> {
+        let (process, ..) = Process::launch(&self.program, &self.settings).await?;
+        Ok(process)
+    }
+
+    /// How long a caller who came now would wait and work.
+    fn expected_wait(&self) -> Duration {
+        let places = self.workers + self.settings.queue_max;
+        let taken = places - self.places.available_permits().min(places);
+        let rounds = taken.div_ceil(self.workers).max(1) as u32;
+        Duration::from_micros(self.page_time_us.load(Ordering::Relaxed)) * rounds
+    }
+
+    fn learn_page_time(&self, taken: Duration) {
+        let taken_us = taken.as_micros() as u64;
+        let before = self.page_time_us.load(Ordering::Relaxed);
+        // Which of two at once is remembered does not matter: it is an estimate.
+        self.page_time_us.store((before * 7 + taken_us) / 8, Ordering::Relaxed);
+    }
+}
+
+/// A worker process and the pipes to it. Killed when dropped.
+struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// Starts a worker; gives it, the languages that it knows, and its Tesseract's version.
+    async fn launch(
+        program: &PathBuf,
+        settings: &config::Ocr,
+    ) -> Result<(Self, Vec<String>, String), Error> {
+        let broken = |error: std::io::Error| Error::Broken(error.to_string());
+        let settings = serde_json::to_string(settings).map_err(|error| broken(error.into()))?;
+        let mut command = Command::new(program);
+        command
+            .arg("worker")
+            .env(SETTINGS_VARIABLE, settings)
+            // Two engines that each use all cores are many times slower than two that use one.
+            .env("OMP_THREAD_LIMIT", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = process::spawn(command).await.map_err(broken)?;
+        let (Some(input), Some(output), Some(errors)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(Error::Broken("a worker without pipes".into()));
+        };
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(errors).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                tracing::debug!(target: "worker", "{line}");
+            }
+        });
+        let mut process = Self { child, input, output: BufReader::new(output) };
+        let hello = tokio::time::timeout(START_TIME_MAX, wire::receive(&mut process.output)).await;
+        match hello {
+            Ok(Ok(Hello::Ready { languages, tesseract })) => Ok((process, languages, tesseract)),
+            Ok(Ok(Hello::Broken(reason))) => Err(Error::Broken(reason)),
+            Ok(Err(error)) => Err(broken(error)),
+            Err(_) => Err(Error::Broken("a worker does not start in time".into())),
+        }
+    }
+
+    async fn work(&mut self, job: &Job, picture: &Bytes) -> std::io::Result<Outcome> {
+        wire::send(&mut self.input, job, picture).await?;
+        wire::receive(&mut self.output).await
+    }
+}

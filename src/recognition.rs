@@ -1,0 +1,129 @@
+//! The main job: check, queue, reserve, recognise, settle.
+//!
+//! The order is the promise. What can be refused without work is refused first and touches no
+//! account. A caller without quota never waits for a worker. Nothing is charged before the text is
+//! there, and the text is not handed out before the charge is settled.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use crate::ocr::{self, Options, Page};
+use crate::quota::{
+    self, Charge, Charged, RequestId, Settled, State, Store, StoredAnswer, UserId, Work,
+};
+
+/// What is left of the caller's time when a worker is told to stop: enough to give the hold back
+/// and to say so before the caller stops listening.
+const SETTLING_TIME: Duration = Duration::from_millis(250);
+
+/// Recognises pictures and charges the accounts of those who asked.
+#[derive(Clone)]
+pub struct Recognizer {
+    pool: ocr::Pool,
+    store: Store,
+}
+
+/// One page to recognise, and who pays.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Whose account pays.
+    pub user: UserId,
+    /// The name under which the same request can be asked again without a second charge.
+    pub request_id: Option<RequestId>,
+    /// The encoded picture.
+    pub image: Bytes,
+    /// How to read it.
+    pub options: Options,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+}
+
+/// A recognised page, and what it cost.
+#[derive(Clone, Debug)]
+pub struct Recognized {
+    /// What was read.
+    pub page: Page,
+    /// What became of the charge.
+    pub settled: Settled,
+}
+
+/// Why a page was not recognised. Nothing is charged then.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The account refused, or could not be asked.
+    #[error(transparent)]
+    Quota(#[from] quota::Error),
+    /// The picture was refused, or the recogniser failed.
+    #[error(transparent)]
+    Ocr(#[from] ocr::Error),
+}
+
+impl Recognizer {
+    /// A recogniser on the given workers and accounts.
+    pub fn new(pool: ocr::Pool, store: Store) -> Self {
+        Self { pool, store }
+    }
+
+    /// Recognises one page and charges one request for it.
+    ///
+    /// If this future is dropped, because the caller went away, the hold goes back: [`Charge`]
+    /// releases what it was not told to commit.
+    pub async fn recognize(&self, request: Request) -> Result<Recognized, Error> {
+        self.pool.check(&request.image, &request.options)?;
+        let place = self.pool.queue(request.deadline)?;
+        let request_id = request.request_id.as_ref();
+        let charge =
+            match self.store.charge(&request.user, request_id, request.fingerprint()).await? {
+                Charged::New(charge) => charge,
+                Charged::Answered(stored) => return Recognized::again(stored),
+            };
+        match work(place, &request).await {
+            Ok(page) => Ok(settle(charge, page).await),
+            Err(error) => {
+                // The caller may ask again at once: its request must be back by then.
+                charge.release().await;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+async fn work(place: ocr::Place, request: &Request) -> Result<Page, ocr::Error> {
+    let worker = place.worker().await?;
+    // A deadline that is nearer than that is as good as over.
+    let deadline = request.deadline.checked_sub(SETTLING_TIME).unwrap_or(request.deadline);
+    worker.recognize(&request.image, &request.options, deadline).await
+}
+
+async fn settle(charge: Charge, page: Page) -> Recognized {
+    let work = Work { pages: 1, characters: page.text.chars().count() as u64 };
+    let answer = serde_json::to_vec(&page).ok().map(Bytes::from);
+    let settled = charge.commit(work, answer).await;
+    Recognized { page, settled }
+}
+
+impl Request {
+    /// A digest of everything that determines the answer.
+    fn fingerprint(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        let options = serde_json::to_vec(&self.options).unwrap_or_default();
+        digest.update((options.len() as u64).to_le_bytes());
+        digest.update(options);
+        digest.update(&self.image);
+        digest.finalize().into()
+    }
+}
+
+impl Recognized {
+    /// The answer of a request that was answered and paid before.
+    fn again(stored: StoredAnswer) -> Result<Self, Error> {
+        let page = serde_json::from_slice(&stored.answer).map_err(|error| {
+            let what = format!("a stored answer is unreadable: {error}");
+            quota::Error::AccountCorrupt { what }
+        })?;
+        let quota = Some(stored.quota);
+        Ok(Self { page, settled: Settled { state: State::Confirmed, spent: stored.spent, quota } })
+    }
+}
