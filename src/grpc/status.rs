@@ -38,6 +38,7 @@ impl From<quota::Error> for Status {
             E::Exhausted { .. } => (Code::ResourceExhausted, "QUOTA_EXHAUSTED"),
             E::AlreadyExists => (Code::AlreadyExists, "ALREADY_EXISTS"),
             E::NotFound => (Code::NotFound, "RESERVATION_NOT_FOUND"),
+            E::NoAccount => (Code::NotFound, "ACCOUNT_NOT_FOUND"),
             E::UnknownPlan { .. } => (Code::NotFound, "UNKNOWN_PLAN"),
             E::AlreadyCommitted => (Code::FailedPrecondition, "ALREADY_COMMITTED"),
             E::AlreadyReleased => (Code::FailedPrecondition, "ALREADY_RELEASED"),

@@ -236,6 +236,9 @@ pub enum Error {
     /// The user has no plan that could be cancelled.
     #[error("the user has no plan")]
     NoPlan,
+    /// Nothing is kept about the user.
+    #[error("nothing is kept about this user")]
+    NoAccount,
     /// The account was deleted; it stays closed.
     #[error("the account was deleted")]
     AccountDeleted,

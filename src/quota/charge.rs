@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::account::{
     Answered, Buckets, Error, RequestId, ReservationId, Settled, State, StoredAnswer, UserId, Work,
 };
+use super::statistics::Event;
 use super::store::{Held, Store};
 
 /// A request that is held for a recognition which is running.
@@ -73,7 +74,10 @@ impl Store {
                 let held = store.reserve_request(&user, &id, ttl, request).await?;
                 Ok(match held {
                     Held::New(_) => Charged::New(Charge::new(store, user, id, ttl)),
-                    Held::Answered(stored) => Charged::Answered(decompress(stored)?),
+                    Held::Answered(stored) => Charged::Answered(StoredAnswer {
+                        answer: decompress(&stored.answer)?.into(),
+                        ..stored
+                    }),
                 })
             })
         };
@@ -114,6 +118,7 @@ impl Charge {
     fn start_release(&mut self) -> Option<JoinHandle<()>> {
         let hold = self.hold.take()?;
         let tasks = hold.store.clone();
+        tasks.count(&hold.user, Event::Failed);
         Some(tasks.settlements().spawn(async move {
             if let Err(error) = hold.store.release(&hold.user, &hold.id, "").await {
                 // It goes back by itself when its time is over.
@@ -135,11 +140,12 @@ impl Drop for Hold {
     }
 }
 
-async fn commit(hold: Hold, _work: Work, answer: Option<Bytes>) -> Settled {
+async fn commit(hold: Hold, work: Work, answer: Option<Bytes>) -> Settled {
     hold.extender.abort();
     let answer = answer.and_then(|answer| compress(&hold.store, &answer)).unwrap_or_default();
     match hold.store.commit_with_answer(&hold.user, &hold.id, None, answer).await {
         Ok(Answered { value: spent, quota, .. }) => {
+            hold.store.count(&hold.user, Event::Recognized(work));
             Settled { state: State::Confirmed, spent, quota: Some(quota) }
         }
         Err(Error::Expired | Error::AlreadyReleased | Error::NotFound | Error::AccountDeleted) => {
@@ -184,10 +190,11 @@ fn compress(store: &Store, answer: &[u8]) -> Option<Bytes> {
     (compressed.len() <= store.settings().answer_bytes_max).then(|| compressed.into())
 }
 
-fn decompress(stored: StoredAnswer) -> Result<StoredAnswer, Error> {
+/// The opposite of `compress`.
+pub(super) fn decompress(stored: &[u8]) -> Result<Vec<u8>, Error> {
     let mut answer = Vec::new();
-    DeflateDecoder::new(&stored.answer[..])
+    DeflateDecoder::new(stored)
         .read_to_end(&mut answer)
         .map_err(|_| Error::AccountCorrupt { what: "a stored answer is unreadable".into() })?;
-    Ok(StoredAnswer { answer: answer.into(), ..stored })
+    Ok(answer)
 }

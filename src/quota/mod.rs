@@ -10,16 +10,26 @@
 //! - [`catalog`]: the plans.
 //! - [`store`]: the calls of the scripts.
 //! - [`charge`]: the guard that settles one recognition, whatever happens to it.
+//! - [`history`]: what happened to an account, and its monthly totals.
+//! - [`audit`]: whether an account adds up.
+//! - [`export`]: everything that is kept about a user.
+//! - [`statistics`]: what happened over all users, by day.
+//! - [`page`]: lists, page by page.
 
 pub mod account;
+pub mod audit;
 pub mod catalog;
 pub mod charge;
+pub mod export;
+pub mod history;
+pub mod page;
+pub mod statistics;
 pub mod store;
 
 pub use account::{
     Actor, Answered, Buckets, Error, InvalidId, PaymentId, Quota, RequestId, Reservation,
     ReservationId, Settled, State, StoredAnswer, UserId, Work,
 };
-pub use catalog::Catalog;
+pub use catalog::{Bucket, Catalog};
 pub use charge::{Charge, Charged};
 pub use store::{Keys, Store};

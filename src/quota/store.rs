@@ -1,9 +1,11 @@
 //! The calls of the scripts: from the words of the account to Redis and back.
 
-mod reply;
+mod ledger;
+pub(super) mod reply;
 mod scripts;
+mod users;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use super::account::{
     UserId,
 };
 use super::catalog::Catalog;
+use super::statistics::{self, Batch, Counts, Day, Event, Statistics, WRITE_INTERVAL};
 use crate::config;
 use reply::Reply;
 use scripts::{Script, Scripts};
@@ -85,6 +88,7 @@ struct Shared {
     scripts: Scripts,
     /// Settlements that run in tasks of their own.
     settlements: TaskTracker,
+    statistics: Statistics,
 }
 
 impl Store {
@@ -106,9 +110,16 @@ impl Store {
         clock: Clock,
     ) -> Self {
         let scripts = Scripts::new(&catalog, &settings, clock);
-        let settlements = TaskTracker::new();
-        let shared = Shared { client, catalog, settings, scripts, settlements };
-        Self { shared: Arc::new(shared), actor: Actor::server() }
+        let shared = Arc::new(Shared {
+            client,
+            catalog,
+            settings,
+            scripts,
+            settlements: TaskTracker::new(),
+            statistics: Statistics::new(),
+        });
+        tokio::spawn(write_statistics(Arc::downgrade(&shared)));
+        Self { shared, actor: Actor::server() }
     }
 
     /// The same accounts, with `actor` as the one who does what is done.
@@ -126,11 +137,15 @@ impl Store {
         &self.shared.catalog
     }
 
-    /// Waits until every settlement that runs in a task of its own is done.
+    /// Waits until every settlement that runs in a task of its own is done, and the statistics
+    /// are written.
     pub async fn settled(&self) {
         self.shared.settlements.close();
         self.shared.settlements.wait().await;
         self.shared.settlements.reopen();
+        if let Err(error) = self.write_statistics().await {
+            tracing::warn!(%error, "the last statistics are lost");
+        }
     }
 
     pub(super) fn settlements(&self) -> &TaskTracker {
@@ -202,11 +217,13 @@ impl Store {
             }
             "ANSWERED" => {
                 let spent = reply.list()?.buckets()?;
+                self.count(user, Event::AnsweredAgain);
                 Ok(Held::Answered(StoredAnswer { answer: reply.bytes()?, spent, quota }))
             }
             "EXHAUSTED" => {
                 let available = reply.count()?;
                 let retry_after = reply.integer()?;
+                self.count(user, Event::Refused);
                 Err(Error::Exhausted {
                     requested: amount,
                     available,
@@ -282,30 +299,99 @@ impl Store {
         reply.list()?.quota(user.clone(), self.shared.settings.near_limit_percent)
     }
 
-    /// Runs a script on a user's keys. If its answer is lost it may have run, so it is sent once
-    /// more: every step is idempotent by the id in its arguments.
+    pub(super) fn count(&self, user: &UserId, event: Event) {
+        self.shared.statistics.count(user, event);
+    }
+
+    /// Writes what was counted, batch after batch.
+    async fn write_statistics(&self) -> Result<(), Error> {
+        let _one_at_a_time = self.shared.statistics.writing.lock().await;
+        while let Some(batch) = self.shared.statistics.next() {
+            self.write_batch(&batch).await?;
+            self.shared.statistics.acknowledged();
+        }
+        Ok(())
+    }
+
+    async fn write_batch(&self, batch: &Batch) -> Result<(), Error> {
+        let sender = format!("{STATISTICS_TAG}:batch:{}", self.shared.statistics.server);
+        let [day, users] = day_keys(batch.date);
+        let Counts { requests, refusals, failures, pages, characters } = batch.counts;
+        let numbers = [batch.number, requests, refusals, failures, pages, characters];
+        let arguments: Vec<Value> = numbers
+            .into_iter()
+            .map(number)
+            .chain(batch.users.iter().map(|user| user.as_str().into()))
+            .collect();
+        self.run(Script::StatisticsAdd, &[sender, day, users], &arguments).await?.replayed()?;
+        Ok(())
+    }
+
+    /// What happened over all users, for each day of a range on which anything did; the latest
+    /// [`DAYS_MAX`](statistics::DAYS_MAX) days of it at most.
+    pub async fn statistics(
+        &self,
+        first: jiff::civil::Date,
+        last: jiff::civil::Date,
+    ) -> Result<Vec<Day>, Error> {
+        let dates = statistics::days(first, last);
+        let keys: Vec<String> = dates.iter().flat_map(|date| day_keys(*date)).collect();
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut reply = self.run(Script::StatisticsGet, &keys, &[]).await?;
+        reply.replayed()?;
+        let mut days = Vec::new();
+        for (date, mut numbers) in dates.into_iter().zip(reply.list()?.lists()?) {
+            let counts = Counts {
+                requests: numbers.count()?,
+                refusals: numbers.count()?,
+                failures: numbers.count()?,
+                pages: numbers.count()?,
+                characters: numbers.count()?,
+            };
+            let active_users = numbers.count()?;
+            if counts != Counts::default() {
+                days.push(Day { date, counts, active_users });
+            }
+        }
+        Ok(days)
+    }
+
+    /// Runs a script on a user's keys.
     async fn call<const N: usize>(
         &self,
         script: Script,
         user: &UserId,
         arguments: [Value; N],
     ) -> Result<Reply, Error> {
-        let keys = Keys::of(user);
-        match self.call_once(script, &keys, &arguments).await {
-            Err(Error::Unavailable(_)) => self.call_once(script, &keys, &arguments).await,
+        let mut arguments = Vec::from(arguments);
+        arguments.extend(self.shared.scripts.clock_argument());
+        self.run(script, Keys::of(user).all(), &arguments).await
+    }
+
+    /// Runs a script. If its answer is lost it may have run, so it is sent once more: every step
+    /// is idempotent by the id in its arguments.
+    async fn run(
+        &self,
+        script: Script,
+        keys: &[String],
+        arguments: &[Value],
+    ) -> Result<Reply, Error> {
+        match self.run_once(script, keys, arguments).await {
+            Err(Error::Unavailable(_)) => self.run_once(script, keys, arguments).await,
             outcome => outcome,
         }
     }
 
-    async fn call_once(
+    async fn run_once(
         &self,
         script: Script,
-        keys: &Keys,
+        keys: &[String],
         arguments: &[Value],
     ) -> Result<Reply, Error> {
         let script = self.shared.scripts.get(script);
-        let by_hash = self.evaluate("EVALSHA", script.sha1(), keys, arguments).await;
-        let outcome = match by_hash {
+        let outcome = match self.evaluate("EVALSHA", script.sha1(), keys, arguments).await {
             // A Redis that was restarted, or another node of a Cluster. EVAL carries the text to
             // the very node that owns the keys, and leaves it there.
             Err(error) if error.details().starts_with("NOSCRIPT") => {
@@ -320,20 +406,39 @@ impl Store {
         &self,
         command: &'static str,
         script: Value,
-        keys: &Keys,
+        keys: &[String],
         arguments: &[Value],
     ) -> Result<Value, fred::error::Error> {
         // The slot must be said: by itself the client would hash the first argument, the script.
-        let slot = ClusterHash::from(keys.main());
+        let slot = ClusterHash::from(keys[0].as_str());
         let command = CustomCommand::new_static(command, slot, false);
-        let mut all = Vec::with_capacity(3 + keys.all().len() + arguments.len());
+        let mut all = Vec::with_capacity(2 + keys.len() + arguments.len());
         all.push(script);
-        all.push(Value::Integer(keys.all().len() as i64));
-        all.extend(keys.all().iter().map(|key| Value::from(key.as_str())));
+        all.push(Value::Integer(keys.len() as i64));
+        all.extend(keys.iter().map(|key| Value::from(key.as_str())));
         all.extend(arguments.iter().cloned());
-        all.extend(self.shared.scripts.clock_argument());
         self.shared.client.custom(command, all).await
     }
+}
+
+/// Writes the statistics of a store for as long as it is there.
+async fn write_statistics(store: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(WRITE_INTERVAL).await;
+        let Some(shared) = store.upgrade() else { return };
+        let store = Store { shared, actor: Actor::server() };
+        if let Err(error) = store.write_statistics().await {
+            tracing::debug!(%error, "statistics wait for Redis");
+        }
+    }
+}
+
+/// The hash tag of everything that is kept over all users.
+const STATISTICS_TAG: &str = "{img2text:statistics}";
+
+/// Where a day's counts and its users are kept.
+fn day_keys(date: jiff::civil::Date) -> [String; 2] {
+    [format!("{STATISTICS_TAG}:day:{date}"), format!("{STATISTICS_TAG}:users:{date}")]
 }
 
 /// What became of an attempt to hold a request for a recognition.
@@ -347,6 +452,7 @@ fn refusal(status: &str, reply: &mut Reply) -> Error {
     match status {
         "ALREADY_EXISTS" => Error::AlreadyExists,
         "NOT_FOUND" => Error::NotFound,
+        "NO_PLAN" => Error::NoPlan,
         "COMMITTED" => Error::AlreadyCommitted,
         "RELEASED" => Error::AlreadyReleased,
         "EXPIRED" => Error::Expired,

@@ -62,6 +62,13 @@ impl Account {
         Self { client, store, user, clock_ms }
     }
 
+    /// The same user, clock and Redis as another server sees them.
+    pub async fn with_user(other: &Account) -> Self {
+        let clock_ms = Arc::clone(&other.clock_ms);
+        let store = make(&other.client, &clock_ms, |_, _| {});
+        Self { client: other.client.clone(), store, user: other.user.clone(), clock_ms }
+    }
+
     /// The same account from now on with other settings, or with another catalog.
     pub fn change(&mut self, change: impl FnOnce(&mut config::Quota, &mut Catalog)) {
         self.store = make(&self.client, &self.clock_ms, change);

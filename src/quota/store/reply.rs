@@ -12,7 +12,7 @@ use crate::quota::account::{Buckets, Error, Quota, RequestId, Reservation, Reser
 use crate::redis::is_unavailable;
 
 /// A reply, or a list within it, of which the front is read next.
-pub(super) struct Reply(VecDeque<Value>);
+pub(in crate::quota) struct Reply(VecDeque<Value>);
 
 impl Reply {
     pub(super) fn new(value: Value) -> Result<Self, Error> {
@@ -26,7 +26,28 @@ impl Reply {
         self.0.pop_front().ok_or_else(|| Error::Internal("a script answered too little".into()))
     }
 
-    pub(super) fn list(&mut self) -> Result<Self, Error> {
+    pub(in crate::quota) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn lists(self) -> Result<Vec<Self>, Error> {
+        self.0.into_iter().map(Self::new).collect()
+    }
+
+    pub(in crate::quota) fn texts(mut self) -> Result<Vec<String>, Error> {
+        (0..self.0.len()).map(|_| self.text()).collect()
+    }
+
+    /// Fields and values that follow each other.
+    pub(in crate::quota) fn pairs(mut self) -> Result<Vec<(String, String)>, Error> {
+        (0..self.0.len() / 2).map(|_| Ok((self.text()?, self.text()?))).collect()
+    }
+
+    pub(in crate::quota) fn byte_pairs(mut self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        (0..self.0.len() / 2).map(|_| Ok((self.text()?, self.bytes()?.into()))).collect()
+    }
+
+    pub(in crate::quota) fn list(&mut self) -> Result<Self, Error> {
         Self::new(self.next()?)
     }
 
@@ -35,7 +56,7 @@ impl Reply {
         value.as_i64().ok_or_else(|| nonsense("a number", &value))
     }
 
-    pub(super) fn count(&mut self) -> Result<u64, Error> {
+    pub(in crate::quota) fn count(&mut self) -> Result<u64, Error> {
         let value = self.next()?;
         value.as_u64().ok_or_else(|| nonsense("a count", &value))
     }

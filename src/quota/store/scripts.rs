@@ -36,6 +36,15 @@ scripts! {
     Commit = "commit",
     Release = "release",
     Extend = "extend",
+    Holds = "holds",
+    Purchase = "purchase",
+    Cancel = "cancel",
+    History = "history",
+    Usage = "usage",
+    Export = "export",
+    Delete = "delete",
+    StatisticsAdd = "statistics_add",
+    StatisticsGet = "statistics_get",
 }
 
 /// All scripts, with their settings.
@@ -54,7 +63,12 @@ impl Scripts {
             [&header(catalog, settings), clock_text, include_str!("../scripts/prelude.lua")]
                 .concat();
         let complete = |(name, text): &(Script, &str)| {
-            (*name, fred::types::scripts::Script::from_lua([&prelude, *text].concat()))
+            let before = match name {
+                // They touch no account.
+                Script::StatisticsAdd | Script::StatisticsGet => "",
+                _ => prelude.as_str(),
+            };
+            (*name, fred::types::scripts::Script::from_lua([before, *text].concat()))
         };
         Self { scripts: SCRIPTS.iter().map(complete).collect(), clock }
     }
@@ -92,6 +106,7 @@ fn header(catalog: &Catalog, settings: &config::Quota) -> String {
         holds_open_max,
         settled_reservation_ttl_ms,
         history_entries_max,
+        payments_max,
         answer_ttl_ms,
         answers_bytes_max,
         ..
@@ -107,7 +122,7 @@ fn header(catalog: &Catalog, settings: &config::Quota) -> String {
          local FREE_ALLOWANCE, FREE_MONTHLY = {}, {}\n\
          local PLANS = {{{plans}}}\n\
          local HOLDS_OPEN_MAX, SETTLED_TTL_MS = {holds_open_max}, {}\n\
-         local HISTORY_ENTRIES_MAX = {history_entries_max}\n\
+         local HISTORY_ENTRIES_MAX, PAYMENTS_MAX = {history_entries_max}, {payments_max}\n\
          local ANSWER_TTL_MS, ANSWERS_BYTES_MAX = {}, {answers_bytes_max}\n",
         catalog.free.allowance,
         catalog.free.period == Period::Monthly,
