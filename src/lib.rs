@@ -24,3 +24,4 @@ pub mod process;
 pub mod quota;
 pub mod recognition;
 pub mod redis;
+pub mod telemetry;

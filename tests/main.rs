@@ -4,3 +4,11 @@ mod history;
 mod purchases;
 mod reservations;
 mod support;
+
+mod a_caller_who_goes_away;
+mod any_client;
+mod killed_parts;
+mod nobody_overspends;
+mod refusals;
+mod stopping;
+mod the_main_job;

@@ -1,9 +1,12 @@
 //! The command line: a file per subcommand.
 
 pub mod client;
+pub mod config;
 pub mod quota;
 pub mod recognize;
 pub mod redis_child;
+pub mod serve;
+pub mod settings;
 pub mod worker;
 
 use std::process::ExitCode;
@@ -22,10 +25,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the server
+    Serve(serve::Args),
     /// Recognise the text in pictures
     Recognize(recognize::Args),
     /// Look after accounts: what may be spent, what was
     Quota(quota::Args),
+    /// Look at the settings
+    Config(config::Args),
     #[command(hide = true)]
     RedisChild(redis_child::Args),
     #[command(hide = true)]
@@ -45,8 +52,10 @@ Exit codes:
 /// Runs the command that the command line names.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Serve(args) => run(serve::run(args)),
         Command::Recognize(args) => run(recognize::run(args)),
         Command::Quota(args) => run(quota::run(args)),
+        Command::Config(args) => config::run(args),
         Command::RedisChild(args) => redis_child::run(args),
         Command::Worker => worker::run(),
     };

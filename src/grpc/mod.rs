@@ -4,6 +4,7 @@
 mod fields;
 pub mod quota;
 pub mod recognize;
+pub mod serve;
 pub mod status;
 
 /// The contract as generated from `proto/img2text/v1`.

@@ -99,6 +99,7 @@ impl From<ocr::Error> for Status {
         let (code, reason) = match &error {
             E::Invalid(_) | E::Undecodable(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),
             E::Overloaded { .. } => (Code::Unavailable, "OVERLOADED"),
+            E::Stopping => (Code::Unavailable, "STOPPING"),
             E::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             E::WorkerDied(_) => (Code::Internal, "WORKER_DIED"),
             E::Broken(_) => (Code::Unavailable, "RECOGNIZER_UNAVAILABLE"),
@@ -117,6 +118,10 @@ impl From<ocr::Error> for Status {
                 details.set_retry_info(Some(*retry_after));
                 "every worker is busy and the queue is full, or too long for this deadline: try \
                  again later"
+            }
+            E::Stopping => {
+                details.set_retry_info(Some(RETRY_DELAY));
+                "the server is stopping, and the page was not charged: try again, elsewhere or later"
             }
             E::DeadlineExceeded => {
                 "the page was not recognised in time, and was not charged: allow more time, or \

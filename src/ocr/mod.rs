@@ -63,6 +63,9 @@ pub enum Error {
         /// When a place may be free.
         retry_after: Duration,
     },
+    /// The server was told to stop.
+    #[error("the server is stopping")]
+    Stopping,
     /// The caller's or the server's time for one page was over.
     #[error("the time for this page was over")]
     DeadlineExceeded,

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::wire::{self, Hello, Job, Outcome};
 use super::{Error, Options, Page, Violation, image};
@@ -48,6 +49,7 @@ struct Shared {
     /// A permit for everybody who works.
     slots: Arc<Semaphore>,
     idle: Mutex<Vec<Process>>,
+    stopping: CancellationToken,
     /// A moving average of what a page takes, in microseconds.
     page_time_us: AtomicU64,
 }
@@ -83,6 +85,7 @@ impl Pool {
                 places: Arc::new(Semaphore::new(workers + settings.queue_max)),
                 slots: Arc::new(Semaphore::new(workers)),
                 idle: Mutex::new(vec![first]),
+                stopping: CancellationToken::new(),
                 page_time_us: AtomicU64::new(PAGE_TIME_FIRST_GUESS.as_micros() as u64),
                 program,
                 settings,
@@ -144,9 +147,9 @@ impl Pool {
         Ok(Place { shared: Arc::clone(&self.shared), deadline, permit })
     }
 
-    /// Ends the workers. Calls that still run fail.
+    /// Ends the workers. Calls that still wait or run end as [`Error::Stopping`].
     pub fn stop(&self) {
-        self.shared.slots.close();
+        self.shared.stopping.cancel();
         self.shared.idle().clear();
     }
 }
@@ -156,9 +159,11 @@ impl Place {
     pub async fn worker(self) -> Result<Worker, Error> {
         let shared = self.shared;
         let deadline = self.deadline.into();
-        let slot = tokio::time::timeout_at(deadline, Arc::clone(&shared.slots).acquire_owned());
-        let slot = slot.await.map_err(|_| Error::DeadlineExceeded)?;
-        let slot = slot.map_err(|_| Error::Overloaded { retry_after: shared.expected_wait() })?;
+        let slot = tokio::select! {
+            slot = Arc::clone(&shared.slots).acquire_owned() => slot.map_err(|_| Error::Stopping)?,
+            () = tokio::time::sleep_until(deadline) => return Err(Error::DeadlineExceeded),
+            () = shared.stopping.cancelled() => return Err(Error::Stopping),
+        };
         let warm = shared.idle().pop();
         let process = match warm {
             Some(process) => process,
@@ -191,7 +196,10 @@ impl Worker {
         let Some(mut process) = self.process.take() else {
             return Err(Error::WorkerDied("it is gone".into()));
         };
-        let outcome = tokio::time::timeout(time + KILL_DELAY, process.work(&job, picture)).await;
+        let outcome = tokio::select! {
+            outcome = tokio::time::timeout(time + KILL_DELAY, process.work(&job, picture)) => outcome,
+            () = self.shared.stopping.cancelled() => return Err(Error::Stopping),
+        };
         match outcome {
             // Dropping the process kills it.
             Err(_) => {
@@ -217,6 +225,9 @@ impl Drop for Worker {
     fn drop(&mut self) {
         if let Some(process) = self.process.take() {
             self.shared.idle().push(process);
+            return;
+        }
+        if self.shared.stopping.is_cancelled() {
             return;
         }
         // The slot stays taken until there is a worker in it again.

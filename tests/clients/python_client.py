@@ -58,7 +58,7 @@ def main() -> None:
             spent = quota.CommitReservation(
                 quota_pb2.CommitReservationRequest(user_id="python", reservation_id="two")
             )
-            seen["spent"] = spent.quota.spent
+            seen["spent"] = spent.quota.spent.free
 
             try:
                 quota.ReserveQuota(

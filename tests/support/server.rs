@@ -178,6 +178,12 @@ impl Drop for Server {
     }
 }
 
+/// What an account has spent, from all buckets.
+pub fn spent(account: &Quota) -> u64 {
+    let spent = account.spent.expect("what was spent");
+    spent.free + spent.plan + spent.extra
+}
+
 /// A request to recognise one picture.
 pub fn recognize_request(user: &str, image: Vec<u8>) -> RecognizeRequest {
     RecognizeRequest {

@@ -3,6 +3,9 @@
 //! A setting is named by its section and field (`quota.hold_ttl_ms_max`). Times are in
 //! milliseconds and sizes in bytes, as their names say.
 
+pub mod load;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,42 @@ pub struct Config {
     pub ocr: Ocr,
     /// What the server says about itself.
     pub telemetry: Telemetry,
+}
+
+impl Config {
+    /// What is out of bounds: names of settings, and what would be right.
+    fn violations(&self) -> Vec<(&'static str, String)> {
+        let Self { server, redis, quota, ocr, .. } = self;
+        let mut violations = Vec::new();
+        if server.listen.parse::<SocketAddr>().is_err() {
+            let message = "must be an IP address and a port, as in 127.0.0.1:50051".to_string();
+            violations.push(("server.listen", message));
+        }
+        if ocr.languages_default.is_empty() {
+            violations.push(("ocr.languages_default", "must name a language".into()));
+        }
+        let least: [(_, u64, u64); 14] = [
+            ("redis.command_timeout_ms", redis.command_timeout_ms, 1),
+            ("redis.connect_timeout_ms", redis.connect_timeout_ms, 1),
+            ("redis.commands_in_flight_max", redis.commands_in_flight_max as u64, 1),
+            ("quota.hold_ttl_ms_default", quota.hold_ttl_ms_default, 1_000),
+            ("quota.hold_ttl_ms_max", quota.hold_ttl_ms_max, quota.hold_ttl_ms_default),
+            ("quota.holds_open_max", quota.holds_open_max.into(), 1),
+            ("quota.settled_reservation_ttl_ms", quota.settled_reservation_ttl_ms, 1_000),
+            ("quota.history_entries_max", quota.history_entries_max.into(), 1),
+            ("ocr.image_bytes_max", ocr.image_bytes_max as u64, 1),
+            ("ocr.image_pixels_max", ocr.image_pixels_max, 1),
+            ("ocr.image_side_pixels_max", ocr.image_side_pixels_max.into(), 1),
+            ("ocr.page_ms_max", ocr.page_ms_max, 1),
+            // Less than that and no engine starts.
+            ("ocr.worker_memory_bytes_max", ocr.worker_memory_bytes_max, 256 << 20),
+            ("ocr.call_ms_max", ocr.call_ms_max, 1),
+        ];
+        let too_small = least.into_iter().filter(|(_, value, least)| value < least);
+        violations
+            .extend(too_small.map(|(name, _, least)| (name, format!("must be at least {least}"))));
+        violations
+    }
 }
 
 /// Where and how the server listens.
@@ -145,6 +184,9 @@ pub struct Ocr {
     /// The longest time one page may take in a worker, in milliseconds, whatever the caller's
     /// deadline.
     pub page_ms_max: u64,
+    /// The longest time a call may take from its arrival to its answer, in milliseconds, whatever
+    /// the caller's deadline.
+    pub call_ms_max: u64,
     /// How much address space a worker may take, in bytes.
     pub worker_memory_bytes_max: u64,
 }
@@ -160,6 +202,7 @@ impl Default for Ocr {
             image_side_pixels_max: 32_767,
             queue_max: 64,
             page_ms_max: 60_000,
+            call_ms_max: 120_000,
             worker_memory_bytes_max: 3 << 30,
         }
     }

@@ -1,0 +1,141 @@
+//! The server: the services behind one listener, their health, and a stop that loses nothing.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
+
+use super::proto::DESCRIPTORS;
+use super::proto::quota_service_server::QuotaServiceServer;
+use super::proto::recognize_service_server::RecognizeServiceServer;
+use super::{quota, recognize};
+use crate::config::Config;
+use crate::ocr::Pool;
+use crate::quota::Store;
+use crate::recognition::Recognizer;
+
+/// What a message may have beside its picture.
+const MESSAGE_BYTES_EXTRA: usize = 64 << 10;
+/// HTTP/2's own windows halve the speed of a message of ten megabytes.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+/// How often Redis is asked whether it is there.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// What the calls that a stop has ended may take to say so.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
+
+/// What the services stand on.
+#[derive(Clone)]
+pub struct Parts {
+    /// The connection to Redis.
+    pub redis: Client,
+    /// The accounts.
+    pub store: Store,
+    /// The workers.
+    pub pool: Pool,
+}
+
+/// Serves until `stop` is cancelled; then refuses what is new, lets what runs finish, for
+/// `server.drain_ms_max` at most, and gives back what could not.
+pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Result<()> {
+    let listen: SocketAddr = config.server.listen.parse()?;
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let address = listener.local_addr()?;
+
+    let call_time_max = Duration::from_millis(config.ocr.call_ms_max);
+    let recognizer = Recognizer::new(parts.pool.clone(), parts.store.clone());
+    let recognize = RecognizeServiceServer::new(recognize::Service::new(recognizer, call_time_max))
+        .max_decoding_message_size(config.ocr.image_bytes_max + MESSAGE_BYTES_EXTRA);
+    let quota = QuotaServiceServer::new(quota::Service::new(parts.store.clone()));
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(
+                tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+            )
+            .include_reflection_service(false)
+    };
+    set_health(&health, true).await;
+    let watcher = tokio::spawn(watch_redis(parts.redis.clone(), health.clone(), stop.clone()));
+    let drained = {
+        let (stop, health) = (stop.clone(), health.clone());
+        async move {
+            stop.cancelled().await;
+            // First of all, so that nobody is sent here any more.
+            set_health(&health, false).await;
+        }
+    };
+    let server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .tcp_nodelay(true)
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(quota)
+        .add_service(recognize)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), drained);
+    tracing::info!(%address, "listening");
+
+    let mut server = tokio::spawn(server);
+    let drain_time = Duration::from_millis(config.server.drain_ms_max);
+    let finished = tokio::select! {
+        finished = &mut server => Some(finished),
+        () = async { stop.cancelled().await; tokio::time::sleep(drain_time).await } => None,
+    };
+    if finished.is_none() {
+        tracing::warn!("calls still run: they are ended and not charged");
+    }
+    parts.pool.stop();
+    let finished = match finished {
+        Some(finished) => Some(finished),
+        None => tokio::time::timeout(FAREWELL_MAX, &mut server).await.ok(),
+    };
+    if let Some(finished) = finished {
+        finished??;
+    }
+    watcher.abort();
+    if tokio::time::timeout(FAREWELL_MAX, parts.store.settled()).await.is_err() {
+        tracing::warn!("some holds could not be given back; they go back when their time is over");
+    }
+    Ok(())
+}
+
+/// Says through the health service whether Redis answers.
+async fn watch_redis(redis: Client, health: HealthReporter, stop: CancellationToken) {
+    let mut serving = true;
+    while !stop.is_cancelled() {
+        let answers = redis.ping::<()>(None).await.is_ok();
+        if answers != serving && !stop.is_cancelled() {
+            serving = answers;
+            set_health(&health, serving).await;
+            if serving {
+                tracing::info!("Redis answers again");
+            } else {
+                tracing::error!("Redis does not answer: calls are refused until it does");
+            }
+        }
+        tokio::time::sleep(HEALTH_INTERVAL).await;
+    }
+}
+
+async fn set_health(health: &HealthReporter, serving: bool) {
+    use tonic_health::ServingStatus::{NotServing, Serving};
+    let status = if serving { Serving } else { NotServing };
+    health.set_service_status("", status).await;
+    health.set_service_status("img2text.v1.RecognizeService", status).await;
+    health.set_service_status("img2text.v1.QuotaService", status).await;
+}
