@@ -379,9 +379,19 @@ impl Store {
         arguments: &[Value],
     ) -> Result<Reply, Error> {
         match self.run_once(script, keys, arguments).await {
-            Err(Error::Unavailable(_)) => self.run_once(script, keys, arguments).await,
+            Err(Error::Unavailable(_)) => {
+                self.wait_for_redis().await;
+                self.run_once(script, keys, arguments).await
+            }
             outcome => outcome,
         }
+    }
+
+    /// Waits for a Redis that is just being started again, as long as for the answer to a command.
+    async fn wait_for_redis(&self) {
+        let time = self.shared.client.perf_config().default_command_timeout;
+        // In vain: then the next attempt says so.
+        let _ = tokio::time::timeout(time, self.shared.client.wait_for_connect()).await;
     }
 
     async fn run_once(
