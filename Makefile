@@ -10,7 +10,7 @@ demo: setup ## Build, recognise a picture over gRPC, show that its quota survive
 	@scripts/demo target/debug/img2text
 
 test: setup tools ## Run every test, on real Redis, real Tesseract and real clients
-	cargo test --all-targets
+	cargo test
 
 check: setup ## Check the format of the code, and lint it
 	cargo fmt --check

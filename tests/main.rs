@@ -11,4 +11,5 @@ mod killed_parts;
 mod nobody_overspends;
 mod refusals;
 mod stopping;
+mod the_documents;
 mod the_main_job;
