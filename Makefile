@@ -1,6 +1,6 @@
 # What can be done here. `make demo` and `make test` do all of the set-up themselves.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check setup tools
+.PHONY: help demo test check accuracy setup tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ test: setup tools ## Run every test, on real Redis, real Tesseract and real clie
 check: setup ## Check the format of the code, and lint it
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+
+accuracy: setup ## Compare what is read with the truth, beside plain Tesseract
+	cargo bench --bench accuracy
 
 setup: ## Install the system packages that are missing
 	@scripts/setup

@@ -52,7 +52,7 @@ fn recognition_request(
     let (Some(user), Some(request_id)) = (user, request_id) else {
         return Err(fields.refusal());
     };
-    let options = Options { languages: request.languages };
+    let options = Options { languages: request.languages, ..Options::default() };
     Ok(recognition::Request { user, request_id, image: request.image, options, deadline })
 }
 

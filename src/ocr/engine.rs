@@ -12,7 +12,10 @@ use std::time::Duration;
 use image::GrayImage;
 use tesseract::plumbing::tesseract_sys as sys;
 
-use super::layout::Page;
+use super::Segmentation;
+use super::geometry::{Rect, Turn};
+
+const WORD: sys::TessPageIteratorLevel = sys::TessPageIteratorLevel_RIL_WORD;
 
 /// A warm engine for a set of languages.
 pub struct Engine {
@@ -74,42 +77,279 @@ impl Engine {
     }
 
     /// Reads a picture, or stops when the time is over.
-    pub fn recognize(&mut self, image: &GrayImage, time: Duration) -> Result<Page, EngineError> {
+    pub fn recognize(
+        &mut self,
+        image: &GrayImage,
+        manner: Manner,
+        time: Duration,
+    ) -> Result<Reading, EngineError> {
         let handle = self.handle.as_ptr();
-        let (Ok(width), Ok(height)) =
-            (c_int::try_from(image.width()), c_int::try_from(image.height()))
-        else {
-            return Err(EngineError::Failed);
-        };
-        // SAFETY: the handle is live and initialised; the buffer holds height rows of width bytes
-        // each, and Tesseract copies it before it returns.
-        unsafe {
-            sys::TessBaseAPISetImage(handle, image.as_raw().as_ptr(), width, height, 1, width)
-        };
+        let method = if manner.adaptive_threshold { c"1" } else { c"0" };
+        self.set_variable(c"thresholding_method", method)?;
+        // SAFETY: the handle is live; every `Segmentation` is a mode that Tesseract knows.
+        unsafe { sys::TessBaseAPISetPageSegMode(handle, manner.segmentation as _) };
+        self.set_image(image)?;
+        if let Some(resolution) = manner.resolution_ppi {
+            // SAFETY: the handle is live and has an image.
+            unsafe { sys::TessBaseAPISetSourceResolution(handle, resolution as c_int) };
+        }
         let monitor = Monitor::new(time).ok_or(EngineError::Failed)?;
         // SAFETY: handle and monitor are live, and nobody else uses them meanwhile.
         let status = unsafe { sys::TessBaseAPIRecognize(handle, monitor.0.as_ptr()) };
         let read = match status {
-            0 => Ok(Page { text: self.text()?, mean_confidence: self.mean_confidence() }),
+            0 => self.reading(image),
             _ if monitor.is_over() => Err(EngineError::DeadlineExceeded),
             _ => Err(EngineError::Failed),
         };
-        // SAFETY: the handle is live. Drops the picture and what was read of it, so that a waiting
-        // worker holds neither memory nor somebody's text.
-        unsafe { sys::TessBaseAPIClear(handle) };
+        self.clear();
         read
     }
 
-    fn text(&self) -> Result<String, EngineError> {
-        // SAFETY: the handle is live and has recognised; the text is ours until it is deleted.
-        let text = unsafe { sys::TessBaseAPIGetUTF8Text(self.handle.as_ptr()) };
-        take_text(text).ok_or(EngineError::Failed)
+    /// Finds out which way the text of a picture runs and in which script it is written. Nothing
+    /// where there is too little of it. Needs an engine for the language `osd`.
+    pub fn orientation(&mut self, image: &GrayImage, resolution_ppi: u32) -> Option<Orientation> {
+        let handle = self.handle.as_ptr();
+        self.set_image(image).ok()?;
+        let (mut degrees, mut confidence) = (0, 0.0);
+        let (mut script, mut script_confidence) = (null(), 0.0);
+        // SAFETY: the handle is live and has an image; the results are written to four places that
+        // outlive the calls.
+        let found = unsafe {
+            sys::TessBaseAPISetSourceResolution(handle, resolution_ppi as c_int);
+            sys::TessBaseAPIDetectOrientationScript(
+                handle,
+                &mut degrees,
+                &mut confidence,
+                &mut script,
+                &mut script_confidence,
+            )
+        };
+        let orientation = (found != 0 && !script.is_null()).then(|| Orientation {
+            // Tesseract says how far the text was turned, counted the other way round.
+            upright: Turn::from_degrees((360 - degrees) % 360).unwrap_or_default(),
+            confidence,
+            // SAFETY: not null, ends with a zero, and belongs to the engine, which is not used
+            // before the copy is made.
+            script: unsafe { CStr::from_ptr(script) }.to_string_lossy().into_owned(),
+            script_confidence,
+        });
+        self.clear();
+        orientation
     }
 
-    fn mean_confidence(&self) -> f32 {
+    fn set_variable(&mut self, name: &CStr, value: &CStr) -> Result<(), EngineError> {
+        // SAFETY: the handle is live; both strings end with a zero and outlive the call.
+        let known = unsafe {
+            sys::TessBaseAPISetVariable(self.handle.as_ptr(), name.as_ptr(), value.as_ptr())
+        };
+        if known == 0 { Err(EngineError::Failed) } else { Ok(()) }
+    }
+
+    fn set_image(&mut self, image: &GrayImage) -> Result<(), EngineError> {
+        let side = |pixels: u32| c_int::try_from(pixels).map_err(|_| EngineError::Failed);
+        let (width, height) = (side(image.width())?, side(image.height())?);
+        let pixels = image.as_raw().as_ptr();
+        // SAFETY: the handle is live and initialised; the buffer holds height rows of width bytes
+        // each, and Tesseract copies it before it returns.
+        unsafe {
+            sys::TessBaseAPISetImage(self.handle.as_ptr(), pixels, width, height, 1, width);
+        }
+        Ok(())
+    }
+
+    /// Drops the picture and what was read of it, so that a waiting worker holds neither memory
+    /// nor somebody's text.
+    fn clear(&mut self) {
+        // SAFETY: the handle is live.
+        unsafe { sys::TessBaseAPIClear(self.handle.as_ptr()) };
+    }
+
+    fn reading(&self, image: &GrayImage) -> Result<Reading, EngineError> {
+        // SAFETY: the handle is live and has recognised; the text is ours until it is deleted.
+        let text = unsafe { sys::TessBaseAPIGetUTF8Text(self.handle.as_ptr()) };
         // SAFETY: the handle is live and has recognised.
         let percent = unsafe { sys::TessBaseAPIMeanTextConf(self.handle.as_ptr()) };
-        percent.clamp(0, 100) as f32
+        let mut words = Vec::new();
+        if let Some(mut cursor) = Cursor::new(self) {
+            loop {
+                words.extend(cursor.word(image.width(), image.height()));
+                if !cursor.advance() {
+                    break;
+                }
+            }
+        }
+        Ok(Reading {
+            text: take_text(text).ok_or(EngineError::Failed)?,
+            mean_confidence: percent.clamp(0, 100) as f32,
+            words,
+        })
+    }
+}
+
+/// How to read a picture.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// What to expect on it.
+    pub segmentation: Segmentation,
+    /// Whether the threshold between ink and paper is chosen part by part (adaptive Otsu).
+    pub adaptive_threshold: bool,
+    /// Its resolution in pixels per inch; without one Tesseract guesses.
+    pub resolution_ppi: Option<u32>,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub struct Reading {
+    /// The text.
+    pub text: String,
+    /// The mean confidence of the words, 0 to 100.
+    pub mean_confidence: f32,
+    /// The words, in reading order.
+    pub words: Vec<FoundWord>,
+}
+
+/// A word as Tesseract found it.
+#[derive(Debug)]
+pub struct FoundWord {
+    /// What it says.
+    pub text: String,
+    /// Where it is on the picture that Tesseract saw.
+    pub bounds: Rect,
+    /// How sure that is, 0 to 100.
+    pub confidence: f32,
+    /// The largest element that it is the first word of.
+    pub opens: Option<Level>,
+    /// By how much its block has to be turned to stand upright.
+    pub turn: Turn,
+}
+
+/// The elements of a page above its words, from the largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// A block.
+    Block,
+    /// A paragraph.
+    Paragraph,
+    /// A line.
+    Line,
+}
+
+/// Which way a picture's text runs, and its script.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Orientation {
+    /// The turn that makes it upright.
+    pub upright: Turn,
+    /// How sure that is: below 1 hardly, above 5 quite.
+    pub confidence: f32,
+    /// The script, as in `Latin` or `Cyrillic`.
+    pub script: String,
+    /// How sure that is.
+    pub script_confidence: f32,
+}
+
+/// Walks over the words of what was read.
+struct Cursor<'a> {
+    handle: NonNull<sys::TessResultIterator>,
+    /// The iterator looks into what its engine has read.
+    _engine: &'a Engine,
+}
+
+impl<'a> Cursor<'a> {
+    /// At the first word; nothing if there is none.
+    fn new(engine: &'a Engine) -> Option<Self> {
+        // SAFETY: the handle is live and has recognised; the iterator is ours until `drop` deletes
+        // it, and the engine, borrowed here, cannot recognise again before that.
+        let handle = unsafe { sys::TessBaseAPIGetIterator(engine.handle.as_ptr()) };
+        Some(Self { handle: NonNull::new(handle)?, _engine: engine })
+    }
+
+    /// The same place as Tesseract's functions for pages know it.
+    fn page(&self) -> *mut sys::TessPageIterator {
+        // SAFETY: the iterator is live; the result is the same object under another name, and is
+        // not kept.
+        unsafe { sys::TessResultIteratorGetPageIterator(self.handle.as_ptr()) }
+    }
+
+    /// Goes to the next word; false if there is none.
+    fn advance(&mut self) -> bool {
+        // SAFETY: the iterator is live.
+        unsafe { sys::TessResultIteratorNext(self.handle.as_ptr(), WORD) != 0 }
+    }
+
+    /// The word here; nothing where a block has none, as a picture within the page.
+    fn word(&self, width: u32, height: u32) -> Option<FoundWord> {
+        // SAFETY: the iterator is live; the text is ours until it is deleted.
+        let text = unsafe { sys::TessResultIteratorGetUTF8Text(self.handle.as_ptr(), WORD) };
+        let text = take_text(text).filter(|text| !text.trim().is_empty())?;
+        // SAFETY: the iterator is live.
+        let confidence = unsafe { sys::TessResultIteratorConfidence(self.handle.as_ptr(), WORD) };
+        Some(FoundWord {
+            text,
+            bounds: self.bounds(width, height)?,
+            confidence: confidence.clamp(0.0, 100.0),
+            opens: self.opens(),
+            turn: self.turn(),
+        })
+    }
+
+    fn bounds(&self, width: u32, height: u32) -> Option<Rect> {
+        let (mut left, mut top, mut right, mut bottom) = (0, 0, 0, 0);
+        // SAFETY: the iterator is live; the four places outlive the call.
+        let found = unsafe {
+            let page = self.page();
+            sys::TessPageIteratorBoundingBox(
+                page,
+                WORD,
+                &mut left,
+                &mut top,
+                &mut right,
+                &mut bottom,
+            )
+        };
+        let within = |value: c_int, most: u32| u32::try_from(value).unwrap_or(0).min(most);
+        let (left, top) = (within(left, width), within(top, height));
+        let (right, bottom) = (within(right, width).max(left), within(bottom, height).max(top));
+        (found != 0).then_some(Rect { left, top, right, bottom })
+    }
+
+    fn opens(&self) -> Option<Level> {
+        let levels = [
+            (sys::TessPageIteratorLevel_RIL_BLOCK, Level::Block),
+            (sys::TessPageIteratorLevel_RIL_PARA, Level::Paragraph),
+            (sys::TessPageIteratorLevel_RIL_TEXTLINE, Level::Line),
+        ];
+        let page = self.page();
+        // SAFETY: the iterator is live.
+        let begins = |level| unsafe { sys::TessPageIteratorIsAtBeginningOf(page, level) != 0 };
+        levels.into_iter().find(|(level, _)| begins(*level)).map(|(_, level)| level)
+    }
+
+    fn turn(&self) -> Turn {
+        let (mut orientation, mut direction, mut order, mut skew) = (0, 0, 0, 0.0);
+        // SAFETY: the iterator is live; the four places outlive the call.
+        unsafe {
+            let page = self.page();
+            sys::TessPageIteratorOrientation(
+                page,
+                &mut orientation,
+                &mut direction,
+                &mut order,
+                &mut skew,
+            );
+        }
+        match orientation {
+            sys::TessOrientation_ORIENTATION_PAGE_RIGHT => Turn::Left,
+            sys::TessOrientation_ORIENTATION_PAGE_DOWN => Turn::Half,
+            sys::TessOrientation_ORIENTATION_PAGE_LEFT => Turn::Right,
+            _ => Turn::None,
+        }
+    }
+}
+
+impl Drop for Cursor<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the iterator is live, and nobody uses it afterwards.
+        unsafe { sys::TessResultIteratorDelete(self.handle.as_ptr()) };
     }
 }
 

@@ -7,10 +7,17 @@ use image::{
     DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, Luma, LumaA, Pixel,
 };
 
-use super::{Error, Violation};
+use super::{Violation, pdf, tiff};
 use crate::config;
 
-/// The formats that are read.
+/// The format of a file.
+#[derive(Clone, Copy)]
+enum Format {
+    Picture(ImageFormat),
+    Pdf,
+}
+
+/// The formats of pictures that are read.
 const FORMATS: [ImageFormat; 6] = [
     ImageFormat::Png,
     ImageFormat::Jpeg,
@@ -19,7 +26,7 @@ const FORMATS: [ImageFormat; 6] = [
     ImageFormat::Bmp,
     ImageFormat::Gif,
 ];
-const FORMAT_NAMES: &str = "PNG, JPEG, WebP, TIFF, BMP or GIF";
+const FORMAT_NAMES: &str = "PNG, JPEG, WebP, TIFF, BMP, GIF or PDF";
 
 /// The most bytes that a pixel takes while it is decoded: four channels of 32 bits.
 const PIXEL_BYTES_MAX: u64 = 16;
@@ -41,6 +48,8 @@ pub fn check(bytes: &[u8], settings: &config::Ocr) -> Result<(), Violation> {
     let Some(format) = format(bytes) else {
         return violation(format!("is in no format that is known here; send {FORMAT_NAMES}"));
     };
+    // How large the pages of a PDF are is known only in a worker.
+    let Format::Picture(format) = format else { return Ok(()) };
     // The header is the caller's: a decoder that panics over it must not take the server's
     // connection with it.
     let size = catch_unwind(AssertUnwindSafe(|| {
@@ -68,24 +77,106 @@ pub fn check(bytes: &[u8], settings: &config::Ocr) -> Result<(), Violation> {
     Ok(())
 }
 
-fn format(bytes: &[u8]) -> Option<ImageFormat> {
-    image::guess_format(bytes).ok().filter(|format| FORMATS.contains(format))
+fn format(bytes: &[u8]) -> Option<Format> {
+    if pdf::is_pdf(bytes) {
+        return Some(Format::Pdf);
+    }
+    let format = image::guess_format(bytes).ok().filter(|format| FORMATS.contains(format))?;
+    Some(Format::Picture(format))
 }
 
-/// Decodes a picture that [`check`] has let through: upright as its EXIF orientation says, on
-/// white where it is transparent, grey.
-pub fn decode(bytes: &[u8], settings: &config::Ocr) -> Result<GrayImage, Error> {
-    let format = format(bytes).ok_or_else(|| Error::Undecodable("unknown format".into()))?;
+/// Why a page could not be had from a file.
+#[derive(Debug)]
+pub enum ImageError {
+    /// The file proved corrupt.
+    Corrupt(String),
+    /// The file is sound, but the request asks for what cannot be had from it.
+    Refused(Violation),
+}
+
+impl ImageError {
+    fn corrupt(reason: impl ToString) -> Self {
+        Self::Corrupt(reason.to_string())
+    }
+}
+
+impl From<image::ImageError> for ImageError {
+    fn from(error: image::ImageError) -> Self {
+        match error {
+            image::ImageError::Limits(_) => {
+                let description = "is larger than it may be, or takes too much memory to decode";
+                Self::Refused(Violation::new("image", description))
+            }
+            error => Self::corrupt(error),
+        }
+    }
+}
+
+/// A page as it was sent: upright as its EXIF orientation says, on white where it is transparent,
+/// grey.
+pub struct Decoded {
+    /// The pixels.
+    pub grey: GrayImage,
+    /// How many pages the file has.
+    pub count: u32,
+}
+
+/// How many pages a file has that [`check`] has let through.
+pub fn count(file: &[u8]) -> Result<u32, ImageError> {
+    without_panic(|| match format(file) {
+        Some(Format::Pdf) => pdf::count(file),
+        Some(Format::Picture(ImageFormat::Tiff)) => Ok(tiff::count(file)),
+        Some(Format::Picture(_)) => Ok(1),
+        None => Err(ImageError::corrupt("unknown format")),
+    })
+}
+
+/// Decodes a page, counted from 1, of a file that [`check`] has let through.
+pub fn decode(file: &[u8], page: u32, settings: &config::Ocr) -> Result<Decoded, ImageError> {
+    let count = count(file)?;
+    if page < 1 || page > count {
+        let description = format!("is {page}; the file has {count}");
+        return Err(ImageError::Refused(Violation::new("page", description)));
+    }
+    let grey = without_panic(|| match format(file) {
+        Some(Format::Pdf) => pdf::render(file, page, settings),
+        Some(Format::Picture(ImageFormat::Tiff)) if page > 1 => {
+            let first =
+                tiff::with_first(file, page).ok_or_else(|| ImageError::corrupt("no page"))?;
+            picture(&first, ImageFormat::Tiff, settings)
+        }
+        Some(Format::Picture(format)) => picture(file, format, settings),
+        None => Err(ImageError::corrupt("unknown format")),
+    })?;
+    Ok(Decoded { grey, count })
+}
+
+/// A decoder that panics has met a file that its authors did not foresee: a corrupt one.
+fn without_panic<T>(work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(ImageError::corrupt("its decoder failed")))
+}
+
+fn picture(
+    bytes: &[u8],
+    format: ImageFormat,
+    settings: &config::Ocr,
+) -> Result<GrayImage, ImageError> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     limits.max_image_width = Some(settings.image_side_pixels_max);
     limits.max_image_height = Some(settings.image_side_pixels_max);
     limits.max_alloc = Some(settings.image_pixels_max.saturating_mul(PIXEL_BYTES_MAX));
     reader.limits(limits);
-    let undecodable = |error: image::ImageError| Error::Undecodable(error.to_string());
-    let mut decoder = reader.into_decoder().map_err(undecodable)?;
-    let orientation = decoder.orientation().map_err(undecodable)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
+    let mut decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > settings.image_pixels_max {
+        let description = format!("is {width} x {height} pixels: more than are allowed");
+        return Err(ImageError::Refused(Violation::new("image", description)));
+    }
+    let orientation = decoder.orientation()?;
+    let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);
     Ok(grey(image))
 }

@@ -4,7 +4,12 @@
 //! recognition runs in child processes, one per core, each with warm engines, and a picture is
 //! decoded there too: a bomb costs one call, not the server.
 //!
-//! - [`image`]: what can be told of a picture by its first bytes, and its pixels made ready.
+//! - [`image`]: what can be told of a picture by its first bytes, and its pixels.
+//! - `tiff`, `pdf`: files of several pages.
+//! - [`prepare`]: the pixels made ready for Tesseract.
+//! - [`geometry`]: rectangles, and the way back to the pixels as sent.
+//! - [`recognizer`]: one page from its file to its layout.
+//! - `script`: which languages to expect, where the request leaves that open.
 //! - [`engine`]: Tesseract. The only place with unsafe code.
 //! - [`layout`]: what was read: pages, blocks, paragraphs, lines, words.
 //! - [`wire`]: how a server and its workers talk.
@@ -12,9 +17,15 @@
 //! - [`pool`]: the child processes, and the queue before them.
 
 pub mod engine;
+pub mod geometry;
 pub mod image;
 pub mod layout;
+mod pdf;
 pub mod pool;
+pub mod prepare;
+pub mod recognizer;
+mod script;
+mod tiff;
 pub mod wire;
 pub mod worker;
 
@@ -22,14 +33,65 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use layout::Page;
+pub use layout::{Format, Page};
 pub use pool::{Place, Pool, Worker};
+pub use prepare::Preparation;
 
 /// How to read a picture. Everything here may change the answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
-    /// The languages of the text, most likely first; empty for the server's default.
+    /// The languages of the text, most likely first; empty for the server's default; [`AUTO`] alone
+    /// to choose them by the script.
     pub languages: Vec<String>,
+    /// Which page of the file, from 1.
+    pub page: u32,
+    /// What to expect on the page.
+    pub segmentation: Segmentation,
+    /// What may be done to the picture first.
+    pub preparation: Preparation,
+    /// Whether the answer has the structure of the page besides its text.
+    pub layout: bool,
+    /// The formats that the page is also written in.
+    pub formats: Vec<Format>,
+}
+
+/// Instead of a language: choose the languages by the script that the text is written in.
+pub const AUTO: &str = "auto";
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            languages: Vec::new(),
+            page: 1,
+            segmentation: Segmentation::default(),
+            preparation: Preparation::default(),
+            layout: false,
+            formats: Vec::new(),
+        }
+    }
+}
+
+/// What to expect on a page; the numbers are Tesseract's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Segmentation {
+    /// A page of any layout.
+    #[default]
+    Auto = 3,
+    /// One column of text of several sizes.
+    SingleColumn = 4,
+    /// One block of text of one size.
+    SingleBlock = 6,
+    /// One line.
+    SingleLine = 7,
+    /// One word.
+    SingleWord = 8,
+    /// One character.
+    SingleCharacter = 10,
+    /// As much text as can be found, in no order.
+    SparseText = 11,
+    /// One line as it is, without Tesseract's own corrections.
+    RawLine = 13,
 }
 
 /// What is wrong with a field of a request.

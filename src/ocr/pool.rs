@@ -16,8 +16,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{self, Hello, Job, Outcome};
-use super::{Error, Options, Page, Violation, image};
+use super::wire::{self, Hello, Job, Outcome, Task};
+use super::{AUTO, Error, Options, Page, Violation, image};
 use crate::{config, process};
 
 /// The environment variable that carries the settings to a worker, as JSON.
@@ -110,6 +110,9 @@ impl Pool {
         let mut violations = Vec::new();
         violations.extend(image::check(picture, &self.shared.settings).err());
         violations.extend(self.check_languages(&options.languages));
+        if options.page == 0 {
+            violations.push(Violation::new("page", "is 0; pages are counted from 1"));
+        }
         if violations.is_empty() { Ok(()) } else { Err(Error::Invalid(violations)) }
     }
 
@@ -118,6 +121,9 @@ impl Pool {
             let description =
                 format!("names {}; at most {LANGUAGES_MAX} are allowed", languages.len());
             return vec![Violation::new("languages", description)];
+        }
+        if languages == [AUTO] {
+            return Vec::new();
         }
         let unknown =
             languages.iter().enumerate().filter(|(_, name)| !self.languages().contains(name));
@@ -174,30 +180,44 @@ impl Place {
 }
 
 impl Worker {
-    /// Recognises a picture that [`Pool::check`] has let through, until `deadline` or until the
-    /// server's own limit for a page, whichever comes first.
+    /// Recognises a page of a file that [`Pool::check`] has let through, until `deadline` or until
+    /// the server's own limit for a page, whichever comes first.
     pub async fn recognize(
-        mut self,
-        picture: &Bytes,
+        self,
+        file: &Bytes,
         options: &Options,
         deadline: Instant,
     ) -> Result<Page, Error> {
+        let shared = Arc::clone(&self.shared);
         let started = Instant::now();
+        let outcome = self.work(Task::Read(options.clone()), file, deadline).await?;
+        shared.learn_page_time(started.elapsed());
+        match outcome {
+            Outcome::Read(page) => Ok(page),
+            _ => Err(Error::WorkerDied("it did something else".into())),
+        }
+    }
+
+    /// Counts the pages of a file that [`Pool::check`] has let through.
+    pub async fn count(self, file: &Bytes, deadline: Instant) -> Result<u32, Error> {
+        match self.work(Task::Count, file, deadline).await? {
+            Outcome::Counted(pages) => Ok(pages),
+            _ => Err(Error::WorkerDied("it did something else".into())),
+        }
+    }
+
+    async fn work(mut self, task: Task, file: &Bytes, deadline: Instant) -> Result<Outcome, Error> {
         let page_time_max = Duration::from_millis(self.shared.settings.page_ms_max);
-        let time = deadline.saturating_duration_since(started).min(page_time_max);
+        let time = deadline.saturating_duration_since(Instant::now()).min(page_time_max);
         if time.is_zero() {
             return Err(Error::DeadlineExceeded);
         }
-        let languages = match &options.languages[..] {
-            [] => self.shared.settings.languages_default.join("+"),
-            languages => languages.join("+"),
-        };
-        let job = Job { languages, time_ms: time.as_millis() as u64 };
+        let job = Job { task, time_ms: time.as_millis() as u64 };
         let Some(mut process) = self.process.take() else {
             return Err(Error::WorkerDied("it is gone".into()));
         };
         let outcome = tokio::select! {
-            outcome = tokio::time::timeout(time + KILL_DELAY, process.work(&job, picture)) => outcome,
+            outcome = tokio::time::timeout(time + KILL_DELAY, process.work(&job, file)) => outcome,
             () = self.shared.stopping.cancelled() => return Err(Error::Stopping),
         };
         match outcome {
@@ -209,12 +229,12 @@ impl Worker {
             Ok(Err(error)) => Err(Error::WorkerDied(error.to_string())),
             Ok(Ok(outcome)) => {
                 self.process = Some(process);
-                self.shared.learn_page_time(started.elapsed());
                 match outcome {
-                    Outcome::Read(page) => Ok(page),
                     Outcome::Undecodable(reason) => Err(Error::Undecodable(reason)),
+                    Outcome::Invalid(violation) => Err(Error::Invalid(vec![violation])),
                     Outcome::DeadlineExceeded => Err(Error::DeadlineExceeded),
                     Outcome::Failed(reason) => Err(Error::WorkerDied(reason)),
+                    done => Ok(done),
                 }
             }
         }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::layout::Page;
+use super::{Options, Violation};
 
 /// The largest header that is read: the layout of a very dense page has some megabytes.
 const HEADER_BYTES_MAX: u32 = 256 << 20;
@@ -27,22 +28,35 @@ pub enum Hello {
     Broken(String),
 }
 
-/// What a worker is to do; the picture follows.
+/// What a worker is to do; the file follows.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Job {
-    /// The languages, as Tesseract takes them: `eng+rus`.
-    pub languages: String,
+    /// What to do with the file.
+    pub task: Task,
     /// How long it may take, in milliseconds.
     pub time_ms: u64,
+}
+
+/// What can be done with a file.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Task {
+    /// Count its pages.
+    Count,
+    /// Read one of them.
+    Read(Options),
 }
 
 /// What came of a job.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Outcome {
+    /// So many pages were counted.
+    Counted(u32),
     /// It was read.
     Read(Page),
-    /// The picture proved corrupt.
+    /// The file proved corrupt.
     Undecodable(String),
+    /// Something in the request turned out to be wrong.
+    Invalid(Violation),
     /// The time was over.
     DeadlineExceeded,
     /// Tesseract failed.

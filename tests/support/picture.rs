@@ -69,3 +69,16 @@ pub fn dense_page() -> Vec<u8> {
     let lines: Vec<&str> = std::iter::repeat_n(line.as_str(), 60).collect();
     encode(&text(&lines, 28), ImageFormat::Png)
 }
+
+/// A picture turned clockwise by some degrees, on white.
+pub fn tilted(image: &GrayImage, degrees: f32) -> GrayImage {
+    let (sin, cos) = degrees.to_radians().sin_cos();
+    let (width, height) = (image.width() as f32, image.height() as f32);
+    let wide = (width * cos.abs() + height * sin.abs()).ceil();
+    let high = (width * sin.abs() + height * cos.abs()).ceil();
+    GrayImage::from_fn(wide as u32, high as u32, |x, y| {
+        let (x, y) = (x as f32 - wide / 2.0, y as f32 - high / 2.0);
+        let (x, y) = (x * cos + y * sin + width / 2.0, y * cos - x * sin + height / 2.0);
+        image::imageops::interpolate_bilinear(image, x, y).unwrap_or(Luma([255]))
+    })
+}

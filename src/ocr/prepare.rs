@@ -1,0 +1,495 @@
+//! Makes a picture ready for Tesseract: this is where accuracy is won.
+//!
+//! Everything is chosen by the picture, which is measured first: how dark its text is, how high its
+//! letters are, how its lines run. What each step brings is measured by `make accuracy`.
+
+use image::imageops::{self, FilterType};
+use image::{GrayImage, Luma};
+use serde::{Deserialize, Serialize};
+
+use super::geometry::{Affine, Rect, Turn};
+
+/// What may be done to a picture. All by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Preparation {
+    /// Make small text larger, and choose the threshold between ink and paper part by part there.
+    pub upscale: bool,
+    /// Make huge text smaller.
+    pub downscale: bool,
+    /// Swap light and dark where the text is lighter than what it stands on.
+    pub invert: bool,
+    /// Straighten lines that climb or fall.
+    pub deskew: bool,
+    /// Turn a picture upright whose text lies on its side or head.
+    pub rotate: bool,
+}
+
+impl Preparation {
+    /// The picture as it is.
+    pub const NONE: Self =
+        Self { upscale: false, downscale: false, invert: false, deskew: false, rotate: false };
+}
+
+impl Default for Preparation {
+    fn default() -> Self {
+        Self { upscale: true, downscale: true, invert: true, deskew: true, rotate: true }
+    }
+}
+
+/// A picture that is ready for Tesseract.
+pub struct Prepared {
+    /// The pixels.
+    pub image: GrayImage,
+    /// From its points to those of the picture as sent.
+    pub to_sent: Affine,
+    /// Whether the threshold between ink and paper should be chosen part by part.
+    pub adaptive_threshold: bool,
+    /// By how many degrees the lines climbed.
+    pub skew_degrees: f32,
+    /// Its resolution in pixels per inch, if its text has the usual size; absent where that was
+    /// not measured.
+    pub resolution_ppi: Option<u32>,
+    /// Whether there is hardly room for more than a line of text on it.
+    pub is_line: bool,
+}
+
+/// Letters lower than this, in pixels, are read better when they are twice as large. A letter of
+/// a book at 200 pixels per inch is about as high.
+const SMALL_TEXT_PIXELS: f32 = 15.0;
+/// Letters higher than this, in pixels, are read no better than smaller ones, only slower.
+const HUGE_TEXT_PIXELS: f32 = 80.0;
+/// What huge letters are reduced to: about those of a book at 300 pixels per inch, doubled.
+const REDUCED_TEXT_PIXELS: f32 = 45.0;
+/// The largest picture that is made larger: beyond it the memory is not worth it.
+const UPSCALED_PIXELS_MAX: u64 = 12_000_000;
+/// Lines that climb less than this are left alone: Tesseract follows them by itself, and every
+/// resampling costs sharpness.
+const SKEW_DEGREES_MIN: f32 = 1.5;
+/// The steepest lines that are looked for.
+const SKEW_DEGREES_MAX: f32 = 20.0;
+/// How much more orderly the letters have to stand on lines of the angle found than on level ones.
+const SKEW_GAIN_MIN: f64 = 1.5;
+/// How high a letter of 10 points is at one pixel per inch, by the letters of usual fonts: half
+/// small letters, half those with an ascender.
+const LETTER_HEIGHT_INCHES: f32 = 0.085;
+
+/// Prepares a picture that is turned upright first.
+pub fn prepare(sent: &GrayImage, turn: Turn, allowed: Preparation) -> Prepared {
+    let mut to_sent = Affine::undo(turn, sent.width(), sent.height());
+    let mut image = match turn {
+        Turn::None => sent.clone(),
+        Turn::Right => imageops::rotate90(sent),
+        Turn::Half => imageops::rotate180(sent),
+        Turn::Left => imageops::rotate270(sent),
+    };
+    if allowed == Preparation::NONE {
+        return Prepared::plain(image, to_sent);
+    }
+    let mut ink = Ink::measure(&image);
+    if allowed.invert && ink.is_light {
+        imageops::invert(&mut image);
+    }
+    let mut skew_degrees = 0.0;
+    let mut adaptive_threshold = false;
+    if let Some(height) = ink.letter_height {
+        let factor = scale(&image, height, allowed);
+        if factor != 1.0 {
+            let (width, height) = (image.width(), image.height());
+            image = resize(&image, factor);
+            let back = Affine::scale(
+                f64::from(width) / f64::from(image.width()),
+                f64::from(height) / f64::from(image.height()),
+            );
+            to_sent = back.then(to_sent);
+            ink.letter_height = Some(ink.letter_height.unwrap_or_default() * factor);
+            adaptive_threshold = factor > 1.0;
+        }
+        if allowed.deskew {
+            skew_degrees = ink.skew_degrees();
+            if skew_degrees.abs() >= SKEW_DEGREES_MIN {
+                let (level, back) = level(&image, skew_degrees);
+                image = level;
+                to_sent = back.then(to_sent);
+            }
+        }
+    }
+    let resolution =
+        |height: f32| (height / LETTER_HEIGHT_INCHES).round().clamp(70.0, 600.0) as u32;
+    let is_line = |height| (image.height() as f32) < height * LINE_LETTER_HEIGHTS;
+    Prepared {
+        adaptive_threshold,
+        skew_degrees,
+        resolution_ppi: ink.letter_height.map(resolution),
+        is_line: ink.letter_height.is_some_and(is_line),
+        image,
+        to_sent,
+    }
+}
+
+impl Prepared {
+    fn plain(image: GrayImage, to_sent: Affine) -> Self {
+        Self {
+            image,
+            to_sent,
+            adaptive_threshold: false,
+            skew_degrees: 0.0,
+            resolution_ppi: None,
+            is_line: false,
+        }
+    }
+}
+
+/// A picture that is lower than so many letters holds a line of text, hardly two.
+const LINE_LETTER_HEIGHTS: f32 = 4.0;
+
+/// By which factor to stretch a picture whose letters are so high.
+fn scale(image: &GrayImage, letter_height: f32, allowed: Preparation) -> f32 {
+    let doubled_pixels = u64::from(image.width()) * u64::from(image.height()) * 4;
+    if letter_height < SMALL_TEXT_PIXELS && doubled_pixels <= UPSCALED_PIXELS_MAX && allowed.upscale
+    {
+        2.0
+    } else if letter_height > HUGE_TEXT_PIXELS && allowed.downscale {
+        REDUCED_TEXT_PIXELS / letter_height
+    } else {
+        1.0
+    }
+}
+
+fn resize(image: &GrayImage, factor: f32) -> GrayImage {
+    let side = |pixels: u32| ((pixels as f32 * factor).round() as u32).max(1);
+    let (width, height) = (side(image.width()), side(image.height()));
+    // Cubic: measured better than linear and Lanczos on scanned forms.
+    imageops::resize(image, width, height, FilterType::CatmullRom)
+}
+
+/// Turns a picture whose lines climb by some degrees so that they are level. Gives the way back,
+/// too.
+fn level(image: &GrayImage, climb_degrees: f32) -> (GrayImage, Affine) {
+    let radians = f64::from(climb_degrees).to_radians();
+    let (sin, cos) = (radians.sin().abs(), radians.cos());
+    let (width, height) = (f64::from(image.width()), f64::from(image.height()));
+    let wide = (width * cos + height * sin).ceil();
+    let high = (width * sin + height * cos).ceil();
+    let back = Affine::rotate(-radians, (wide / 2.0, high / 2.0), (width / 2.0, height / 2.0));
+    let paper = Luma([paper(image)]);
+    let level = GrayImage::from_fn(wide as u32, high as u32, |x, y| {
+        let (x, y) = back.point(f64::from(x) + 0.5, f64::from(y) + 0.5);
+        imageops::interpolate_bilinear(image, (x - 0.5) as f32, (y - 0.5) as f32).unwrap_or(paper)
+    });
+    (level, back)
+}
+
+/// The most frequent shade of the lighter half.
+fn paper(image: &GrayImage) -> u8 {
+    let histogram = histogram(image);
+    (128..=255).max_by_key(|shade| histogram[usize::from(*shade)]).unwrap_or(u8::MAX)
+}
+
+/// What was measured of the ink on a picture.
+struct Ink {
+    /// Whether the letters are lighter than what they stand on.
+    is_light: bool,
+    /// How high letters are, in pixels: the median over capitals and small ones. Nothing where
+    /// there is nothing like letters.
+    letter_height: Option<f32>,
+    /// The letters.
+    letters: Vec<Rect>,
+}
+
+/// The largest picture whose connected spots are looked at one by one; larger ones are looked at
+/// from afar.
+const MEASURED_PIXELS_MAX: u64 = 12_000_000;
+/// Spots lower than this are noise.
+const LETTER_PIXELS_MIN: u32 = 4;
+/// How many letters it takes to say anything.
+const LETTERS_MIN: usize = 8;
+
+impl Ink {
+    fn measure(image: &GrayImage) -> Self {
+        let pixels = u64::from(image.width()) * u64::from(image.height());
+        if pixels > MEASURED_PIXELS_MAX {
+            let factor = (pixels as f64 / MEASURED_PIXELS_MAX as f64).sqrt().ceil() as u32;
+            let (width, height) = (image.width() / factor, image.height() / factor);
+            let smaller = imageops::thumbnail(image, width.max(1), height.max(1));
+            return Self::measure(&smaller).enlarged(factor);
+        }
+        let threshold = otsu(&histogram(image));
+        let dark = letters(image, |shade| shade <= threshold);
+        let dark_pixels = image.iter().filter(|shade| **shade <= threshold).count() as u64;
+        // Only where most is dark can the letters be light.
+        if dark_pixels * 2 > pixels {
+            let light = letters(image, |shade| shade > threshold);
+            if light.len() > dark.len() {
+                return Self::of(light, true);
+            }
+        }
+        Self::of(dark, false)
+    }
+
+    fn of(letters: Vec<Rect>, is_light: bool) -> Self {
+        let letter_height = letter_height(&letters);
+        Self { is_light, letter_height, letters }
+    }
+
+    fn enlarged(mut self, factor: u32) -> Self {
+        self.letter_height = self.letter_height.map(|height| height * factor as f32);
+        self
+    }
+
+    /// By how many degrees the lines climb; 0 where that cannot be told.
+    ///
+    /// The feet of the letters of a line stand on a line: at the right angle they fall into few
+    /// rows, at any other into many.
+    fn skew_degrees(&self) -> f32 {
+        if self.letters.len() < 3 * LETTERS_MIN {
+            return 0.0;
+        }
+        let step = self.letters.len().div_ceil(4_000);
+        let feet: Vec<(f64, f64)> = self
+            .letters
+            .iter()
+            .step_by(step)
+            .map(|letter| {
+                let middle = f64::from(letter.left + letter.right) / 2.0;
+                (middle, f64::from(letter.bottom))
+            })
+            .collect();
+        let heights = self.letters.iter().map(|letter| letter.height());
+        let row_pixels =
+            (f64::from(heights.sum::<u32>()) / self.letters.len() as f64 / 4.0).max(2.0);
+        let order = |degrees: f32| order(&feet, degrees, row_pixels);
+        let best = |around: f32, width: f32, step: f32| {
+            let steps = (width / step).round() as i32;
+            let angles = (-steps..=steps).map(|index| around + index as f32 * step);
+            angles.max_by(|a, b| order(*a).total_cmp(&order(*b))).unwrap_or(around)
+        };
+        let coarse = best(0.0, SKEW_DEGREES_MAX, 0.5);
+        let fine = best(coarse, 0.5, 0.05);
+        if order(fine) >= order(0.0) * SKEW_GAIN_MIN { fine } else { 0.0 }
+    }
+}
+
+/// How orderly points stand on lines that climb by some degrees.
+fn order(feet: &[(f64, f64)], climb_degrees: f32, row_pixels: f64) -> f64 {
+    let slope = f64::from(climb_degrees).to_radians().tan();
+    let rows = feet.iter().map(|(x, y)| ((y + x * slope) / row_pixels).floor() as i64);
+    let mut rows: Vec<i64> = rows.collect();
+    rows.sort_unstable();
+    rows.chunk_by(|a, b| a == b).map(|row| (row.len() * row.len()) as f64).sum()
+}
+
+/// The median height of letters, each counted by its height: dots and specks hardly count.
+fn letter_height(letters: &[Rect]) -> Option<f32> {
+    if letters.len() < LETTERS_MIN {
+        return None;
+    }
+    let mut heights: Vec<u32> = letters.iter().map(|letter| letter.height()).collect();
+    heights.sort_unstable();
+    let half = heights.iter().map(|height| u64::from(*height)).sum::<u64>() / 2;
+    let mut sum = 0;
+    for height in heights {
+        sum += u64::from(height);
+        if sum >= half {
+            return Some(height as f32);
+        }
+    }
+    None
+}
+
+fn histogram(image: &GrayImage) -> [u64; 256] {
+    let mut histogram = [0; 256];
+    for shade in image.iter() {
+        histogram[usize::from(*shade)] += 1;
+    }
+    histogram
+}
+
+/// The shade that separates dark from light best: where the variance between the two is greatest.
+fn otsu(histogram: &[u64; 256]) -> u8 {
+    let total: u64 = histogram.iter().sum();
+    let weighted = |(shade, count): (usize, &u64)| shade as f64 * *count as f64;
+    let sum_all: f64 = histogram.iter().enumerate().map(weighted).sum();
+    let (mut dark, mut dark_sum) = (0, 0.0);
+    let mut best = (0.0, 127);
+    for (shade, count) in histogram.iter().enumerate() {
+        dark += count;
+        dark_sum += weighted((shade, count));
+        let light = total - dark;
+        if dark == 0 || light == 0 {
+            continue;
+        }
+        let distance = dark_sum / dark as f64 - (sum_all - dark_sum) / light as f64;
+        let variance = dark as f64 * light as f64 * distance * distance;
+        if variance > best.0 {
+            best = (variance, shade as u8);
+        }
+    }
+    best.1
+}
+
+/// The connected spots of ink that have the shape of a letter.
+fn letters(image: &GrayImage, is_ink: impl Fn(u8) -> bool) -> Vec<Rect> {
+    let height_max = (image.height() / 2).max(LETTER_PIXELS_MIN);
+    let is_letter = |spot: &Rect| {
+        let (width, height) = (spot.width(), spot.height());
+        height >= LETTER_PIXELS_MIN
+            && height <= height_max
+            && width <= height * 4
+            && height <= width * 12
+    };
+    spots(image, is_ink).into_iter().filter(is_letter).collect()
+}
+
+/// The bounds of all connected spots of ink, found row by row: a run of ink that touches one of
+/// the row above belongs to the same spot.
+fn spots(image: &GrayImage, is_ink: impl Fn(u8) -> bool) -> Vec<Rect> {
+    let mut bounds: Vec<Rect> = Vec::new();
+    let mut parents: Vec<u32> = Vec::new();
+    let mut above: Vec<Run> = Vec::new();
+    let mut here: Vec<Run> = Vec::new();
+    for (y, row) in (0_u32..).zip(image.rows()) {
+        let mut first_above = 0;
+        let mut start = None;
+        let shades = row.map(|pixel| pixel[0]);
+        let width = image.width();
+        let ends = (0..=width).zip(shades.map(&is_ink).chain([false]));
+        for (x, ink) in ends {
+            match (ink, start) {
+                (true, None) => start = Some(x),
+                (false, Some(left)) => {
+                    start = None;
+                    let mut run = Run { left, right: x, spot: bounds.len() as u32 };
+                    bounds.push(Rect { left, top: y, right: x, bottom: y + 1 });
+                    parents.push(run.spot);
+                    while above.get(first_above).is_some_and(|other| other.right < left) {
+                        first_above += 1;
+                    }
+                    // Touching at a corner counts.
+                    for other in above[first_above..].iter().take_while(|other| other.left <= x) {
+                        run.spot = join(&mut parents, &mut bounds, run.spot, other.spot);
+                    }
+                    here.push(run);
+                }
+                _ => {}
+            }
+        }
+        std::mem::swap(&mut above, &mut here);
+        here.clear();
+    }
+    let is_root = |index: &usize| parents[*index] as usize == *index;
+    (0..bounds.len()).filter(is_root).map(|index| bounds[index]).collect()
+}
+
+/// A run of ink in a row.
+struct Run {
+    left: u32,
+    right: u32,
+    spot: u32,
+}
+
+fn root(parents: &mut [u32], mut spot: u32) -> u32 {
+    while parents[spot as usize] != spot {
+        let parent = parents[spot as usize];
+        parents[spot as usize] = parents[parent as usize];
+        spot = parent;
+    }
+    spot
+}
+
+fn join(parents: &mut [u32], bounds: &mut [Rect], a: u32, b: u32) -> u32 {
+    let (a, b) = (root(parents, a), root(parents, b));
+    let (older, newer) = (a.min(b), a.max(b));
+    if older != newer {
+        parents[newer as usize] = older;
+        bounds[older as usize] = bounds[older as usize].union(bounds[newer as usize]);
+    }
+    older
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of blocks as letters would stand, each `high` pixels high, on lines that climb.
+    fn page(high: u32, climb_degrees: f64) -> GrayImage {
+        let mut image = GrayImage::from_pixel(900, 700, Luma([255]));
+        let slope = climb_degrees.to_radians().tan();
+        for row in 0..8 {
+            for letter in 0..30 {
+                let left = 60 + letter * (high + 4).min(26);
+                let bottom = 250.0 + f64::from(row * 3 * high) - f64::from(left) * slope;
+                for (x, y) in (0..high).flat_map(|x| (0..high).map(move |y| (x, y))) {
+                    let (x, y) = (left + x * 3 / 4, bottom as u32 - y);
+                    if x < 900 && y < 700 {
+                        image.put_pixel(x, y, Luma([0]));
+                    }
+                }
+            }
+        }
+        image
+    }
+
+    #[test]
+    fn small_letters_are_doubled_and_others_not() {
+        let small = prepare(&page(8, 0.0), Turn::None, Preparation::default());
+        assert_eq!(small.image.dimensions(), (1800, 1400));
+        assert!(small.adaptive_threshold);
+        let word = Rect { left: 200, top: 100, right: 300, bottom: 120 };
+        let expected = Rect { left: 100, top: 50, right: 150, bottom: 60 };
+        assert_eq!(small.to_sent.rect(word, 900, 700), expected);
+
+        let usual = prepare(&page(18, 0.0), Turn::None, Preparation::default());
+        assert_eq!(usual.image.dimensions(), (900, 700));
+        assert!(!usual.adaptive_threshold);
+    }
+
+    #[test]
+    fn nothing_is_done_where_nothing_is_allowed() {
+        let sent = page(8, 5.0);
+        let prepared = prepare(&sent, Turn::None, Preparation::NONE);
+        assert_eq!(prepared.image, sent);
+        assert_eq!(prepared.to_sent, Affine::IDENTITY);
+    }
+
+    #[test]
+    fn lines_that_climb_or_fall_are_levelled() {
+        for climb in [-9.0, -4.0, 3.0, 7.0] {
+            let prepared = prepare(&page(18, climb), Turn::None, Preparation::default());
+            let error = (f64::from(prepared.skew_degrees) - climb).abs();
+            assert!(error < 0.3, "{climb}: found {}", prepared.skew_degrees);
+            let again = Ink::measure(&prepared.image).skew_degrees();
+            assert!(again.abs() < 0.3, "{climb}: {again} are left");
+        }
+    }
+
+    #[test]
+    fn light_letters_become_dark() {
+        let mut sent = page(18, 0.0);
+        imageops::invert(&mut sent);
+        let prepared = prepare(&sent, Turn::None, Preparation::default());
+        assert_eq!(prepared.image, page(18, 0.0));
+    }
+
+    #[test]
+    fn an_empty_picture_is_left_alone() {
+        for shade in [0, 128, 255] {
+            let sent = GrayImage::from_pixel(50, 50, Luma([shade]));
+            assert_eq!(prepare(&sent, Turn::None, Preparation::default()).image, sent);
+        }
+    }
+
+    #[test]
+    fn a_spot_is_one_however_it_is_bent() {
+        let mut image = GrayImage::from_pixel(9, 9, Luma([255]));
+        // A U: two runs in most rows, joined only in the last.
+        for y in 1..8 {
+            image.put_pixel(1, y, Luma([0]));
+            image.put_pixel(6, y, Luma([0]));
+        }
+        for x in 1..7 {
+            image.put_pixel(x, 7, Luma([0]));
+        }
+        let bounds = vec![Rect { left: 1, top: 1, right: 7, bottom: 8 }];
+        assert_eq!(spots(&image, |shade| shade == 0), bounds);
+    }
+}

@@ -1,0 +1,276 @@
+//! One page from its file to its layout, in a worker.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ::image::GrayImage;
+
+use super::engine::{Engine, EngineError, FoundWord, Level, Manner, Reading};
+use super::geometry::Turn;
+use super::image::{Decoded, ImageError};
+use super::layout::{self, Block, Line, Page, Paragraph, Word};
+use super::prepare::{Prepared, prepare};
+use super::script;
+use super::wire::{Job, Outcome, Task};
+use super::{AUTO, Options, Segmentation, image};
+use crate::config;
+
+/// How many sets of languages a worker keeps warm; an engine takes 5 to 30 MB.
+const ENGINES_MAX: usize = 4;
+/// Tesseract's data for finding out which way text runs and in which script it is.
+const ORIENTATION_DATA: &str = "osd";
+/// A page whose words are surer than this stands upright: turned ones come out at about 40.
+const UPRIGHT_CONFIDENCE: f32 = 75.0;
+/// How sure Tesseract has to be of the way text runs before a picture is turned.
+const TURN_CONFIDENCE_MIN: f32 = 1.0;
+
+/// What a worker keeps between its jobs: the warm engines, by their languages.
+pub struct Recognizer<'a> {
+    settings: &'a config::Ocr,
+    /// With the number of the use that was each one's last.
+    engines: HashMap<String, (u64, Engine)>,
+    uses: u64,
+}
+
+/// Why a page was not read.
+enum Failure {
+    Image(ImageError),
+    Engine(EngineError),
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        Self::Image(error)
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl<'a> Recognizer<'a> {
+    /// A recogniser without an engine yet.
+    pub fn new(settings: &'a config::Ocr) -> Self {
+        Self { settings, engines: HashMap::new(), uses: 0 }
+    }
+
+    /// Makes the engine for the server's default languages. Gives the languages that are
+    /// installed.
+    pub fn warm_up(&mut self) -> Result<Vec<String>, EngineError> {
+        let languages = self.engine(&self.settings.languages_default.join("+"))?.languages();
+        Ok(languages.into_iter().filter(|name| name != ORIENTATION_DATA).collect())
+    }
+
+    /// Does a job with a file.
+    pub fn work(&mut self, job: &Job, file: Vec<u8>) -> Outcome {
+        let deadline = Instant::now() + Duration::from_millis(job.time_ms);
+        let done = match &job.task {
+            Task::Count => image::count(&file).map(Outcome::Counted).map_err(Failure::from),
+            Task::Read(options) => self.read(file, options, deadline).map(Outcome::Read),
+        };
+        match done {
+            Ok(outcome) => outcome,
+            Err(Failure::Image(ImageError::Corrupt(reason))) => Outcome::Undecodable(reason),
+            Err(Failure::Image(ImageError::Refused(violation))) => Outcome::Invalid(violation),
+            Err(Failure::Engine(EngineError::DeadlineExceeded)) => Outcome::DeadlineExceeded,
+            Err(Failure::Engine(error)) => Outcome::Failed(error.to_string()),
+        }
+    }
+
+    fn read(
+        &mut self,
+        file: Vec<u8>,
+        options: &Options,
+        deadline: Instant,
+    ) -> Result<Page, Failure> {
+        let Decoded { grey, count } = image::decode(&file, options.page, self.settings)?;
+        let mut warnings = Vec::new();
+        let languages = self.languages(&grey, options, &mut warnings);
+        let mut read = self.read_turned(&grey, Turn::None, &languages, options, deadline)?;
+        if options.preparation.rotate && read.mean_confidence < UPRIGHT_CONFIDENCE {
+            read = self.try_upright(&grey, read, &languages, options, deadline)?;
+        }
+        let page = Page {
+            number: options.page,
+            count,
+            width: grey.width(),
+            height: grey.height(),
+            languages,
+            warnings,
+            ..read
+        };
+        Ok(page)
+    }
+
+    /// The languages to expect.
+    fn languages(
+        &mut self,
+        grey: &GrayImage,
+        options: &Options,
+        warnings: &mut Vec<String>,
+    ) -> Vec<String> {
+        match &options.languages[..] {
+            [] => self.settings.languages_default.clone(),
+            [auto] if auto == AUTO => {
+                let prepared = prepare(grey, Turn::None, options.preparation);
+                let found = self.orientation(&prepared);
+                let installed = self.engine(&self.settings.languages_default.join("+"));
+                let installed = installed.map(|engine| engine.languages()).unwrap_or_default();
+                script::languages(found, &installed, &self.settings.languages_default, warnings)
+            }
+            named => named.to_vec(),
+        }
+    }
+
+    fn orientation(&mut self, prepared: &Prepared) -> Option<super::engine::Orientation> {
+        let resolution = prepared.resolution_ppi.unwrap_or(300);
+        // Without its data pictures are not turned: the text is what it was before.
+        self.engine(ORIENTATION_DATA).ok()?.orientation(&prepared.image, resolution)
+    }
+
+    /// Reads a poorly read picture again, turned as its text seems to run, and keeps what was read
+    /// better.
+    fn try_upright(
+        &mut self,
+        grey: &GrayImage,
+        first: Page,
+        languages: &[String],
+        options: &Options,
+        deadline: Instant,
+    ) -> Result<Page, Failure> {
+        let prepared = prepare(grey, Turn::None, options.preparation);
+        let Some(found) = self.orientation(&prepared) else { return Ok(first) };
+        if found.upright == Turn::None || found.confidence < TURN_CONFIDENCE_MIN {
+            return Ok(first);
+        }
+        let second = self.read_turned(grey, found.upright, languages, options, deadline)?;
+        Ok(if second.mean_confidence > first.mean_confidence { second } else { first })
+    }
+
+    /// Reads a picture that is turned first. The page knows what was read and where.
+    fn read_turned(
+        &mut self,
+        grey: &GrayImage,
+        turn: Turn,
+        languages: &[String],
+        options: &Options,
+        deadline: Instant,
+    ) -> Result<Page, Failure> {
+        let prepared = prepare(grey, turn, options.preparation);
+        let manner = Manner {
+            segmentation: match options.segmentation {
+                Segmentation::Auto if prepared.is_line => Segmentation::SingleBlock,
+                segmentation => segmentation,
+            },
+            adaptive_threshold: prepared.adaptive_threshold,
+            resolution_ppi: prepared.resolution_ppi,
+        };
+        let engine = self.engine(&languages.join("+"))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(EngineError::DeadlineExceeded.into());
+        }
+        let reading = engine.recognize(&prepared.image, manner, left)?;
+        Ok(page(reading, &prepared, turn, grey))
+    }
+
+    /// The engine for a set of languages, made if it is not warm; the one that was not used for
+    /// longest makes room for it.
+    fn engine(&mut self, languages: &str) -> Result<&mut Engine, EngineError> {
+        self.uses += 1;
+        if !self.engines.contains_key(languages) {
+            if self.engines.len() >= ENGINES_MAX {
+                let oldest = self.engines.iter().min_by_key(|(_, (last_use, _))| *last_use);
+                if let Some(oldest) = oldest.map(|(languages, _)| languages.clone()) {
+                    self.engines.remove(&oldest);
+                }
+            }
+            let directory = &self.settings.tessdata_dir;
+            let directory: Option<&Path> =
+                if directory.as_os_str().is_empty() { None } else { Some(directory) };
+            let engine = Engine::new(directory, languages)?;
+            self.engines.insert(languages.to_string(), (self.uses, engine));
+        }
+        let (last_use, engine) = self.engines.get_mut(languages).expect("made just now");
+        *last_use = self.uses;
+        Ok(engine)
+    }
+}
+
+/// What was read as a page in the coordinates of the picture as sent.
+fn page(reading: Reading, prepared: &Prepared, turn: Turn, sent: &GrayImage) -> Page {
+    let found_turn = common_turn(&reading.words);
+    let to_sent = |word: FoundWord| {
+        let bounds = prepared.to_sent.rect(word.bounds, sent.width(), sent.height());
+        let FoundWord { text, confidence, opens, .. } = word;
+        (opens, Word { text, bounds, confidence })
+    };
+    let scale = prepared.image.width() as f32 / sent.width().max(1) as f32;
+    let resolution_ppi = prepared.resolution_ppi.map_or(300.0, |ppi| ppi as f32 / scale);
+    Page {
+        text: reading.text,
+        mean_confidence: reading.mean_confidence,
+        rotation_degrees: turn.then(found_turn).degrees(),
+        skew_degrees: prepared.skew_degrees,
+        resolution_ppi: resolution_ppi.round() as u32,
+        blocks: blocks(reading.words.into_iter().map(to_sent)),
+        ..Page::default()
+    }
+}
+
+/// The turn that most words need: Tesseract reads some text on its side by itself.
+fn common_turn(words: &[FoundWord]) -> Turn {
+    let count = |turn| words.iter().filter(|word| word.turn == turn).count();
+    let turns = [Turn::None, Turn::Right, Turn::Half, Turn::Left];
+    turns.into_iter().rev().max_by_key(|turn| count(*turn)).unwrap_or_default()
+}
+
+/// Gathers words into lines, lines into paragraphs, paragraphs into blocks.
+fn blocks(words: impl Iterator<Item = (Option<Level>, Word)>) -> Vec<Block> {
+    let mut gathered = Gathered::default();
+    for (opens, word) in words {
+        match opens {
+            Some(Level::Block) => gathered.end_block(),
+            Some(Level::Paragraph) => gathered.end_paragraph(),
+            Some(Level::Line) => gathered.end_line(),
+            None => {}
+        }
+        gathered.words.push(word);
+    }
+    gathered.end_block();
+    gathered.blocks
+}
+
+/// What is complete, and what is still growing.
+#[derive(Default)]
+struct Gathered {
+    blocks: Vec<Block>,
+    paragraphs: Vec<Paragraph>,
+    lines: Vec<Line>,
+    words: Vec<Word>,
+}
+
+impl Gathered {
+    fn end_line(&mut self) {
+        if !self.words.is_empty() {
+            self.lines.push(layout::grow::line(std::mem::take(&mut self.words)));
+        }
+    }
+
+    fn end_paragraph(&mut self) {
+        self.end_line();
+        if !self.lines.is_empty() {
+            self.paragraphs.push(layout::grow::paragraph(std::mem::take(&mut self.lines)));
+        }
+    }
+
+    fn end_block(&mut self) {
+        self.end_paragraph();
+        if !self.paragraphs.is_empty() {
+            self.blocks.push(layout::grow::block(std::mem::take(&mut self.paragraphs)));
+        }
+    }
+}
