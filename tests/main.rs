@@ -1,8 +1,10 @@
 //! The promises of img2text, each tested with the real parts: a file per promise.
 
 mod history;
+mod moving_in;
 mod purchases;
 mod reservations;
+mod resets;
 mod support;
 
 mod a_caller_who_goes_away;
