@@ -1,6 +1,7 @@
 //! The promises of img2text, each tested with the real parts: a file per promise.
 
 mod history;
+mod model;
 mod moving_in;
 mod purchases;
 mod reservations;

@@ -55,11 +55,15 @@ impl Account {
     }
 
     pub async fn with(url: &str, change: impl FnOnce(&mut config::Quota, &mut Catalog)) -> Self {
-        let client = redis::connect(url).await;
+        Self::of(&redis::connect(url).await, change)
+    }
+
+    /// A new user in the Redis of a client.
+    pub fn of(client: &Client, change: impl FnOnce(&mut config::Quota, &mut Catalog)) -> Self {
         let clock_ms = Arc::new(AtomicU64::new(START_MS));
-        let store = make(&client, &clock_ms, change);
+        let store = make(client, &clock_ms, change);
         let user = UserId::parse(uuid::Uuid::new_v4().to_string()).unwrap();
-        Self { client, store, user, clock_ms }
+        Self { client: client.clone(), store, user, clock_ms }
     }
 
     /// The same user, clock and Redis as another server sees them.

@@ -67,6 +67,14 @@ impl Redis {
         Self { directory, child }
     }
 
+    /// The same, but nothing is written to disk: for what is about rules and not about durability.
+    pub fn start_in_memory() -> Self {
+        let redis = Self::start();
+        let socket = redis.directory.path().join("redis.sock");
+        cli(&["-s", socket.to_str().unwrap(), "config", "set", "appendonly", "no"]);
+        redis
+    }
+
     fn launch(directory: &Path) -> Child {
         let socket = directory.join("redis.sock");
         let socket = socket.to_str().unwrap();
