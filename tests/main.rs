@@ -1,5 +1,6 @@
 //! The promises of img2text, each tested with the real parts: a file per promise.
 
+mod charges;
 mod history;
 mod model;
 mod moving_in;

@@ -117,6 +117,7 @@ impl Default for Redis {
 #[serde(default, deny_unknown_fields)]
 pub struct Quota {
     /// The plan catalog, a TOML file; empty: the built-in one, the same as `deploy/plans.toml`.
+    /// All servers on one Redis must have the same.
     pub catalog: PathBuf,
     /// How long a hold lasts if the caller does not say, in milliseconds.
     pub hold_ttl_ms_default: u64,

@@ -7,6 +7,7 @@
 
 mod rules;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -207,6 +208,10 @@ impl Pair {
                 self.model.written = false;
             }
             Step::Catalog { free_allowance, free_monthly } => {
+                // A server that is restarted with another catalog has brought its calls to an end.
+                for request in self.charges.keys().copied().collect::<Vec<_>>() {
+                    self.finish(request, true).await?;
+                }
                 self.model.rules.free_allowance = *free_allowance;
                 self.model.rules.free_monthly = *free_monthly;
                 let rules = self.model.rules.clone();
@@ -451,11 +456,11 @@ fn run(url: &str, seed: u64, steps: u64) {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner =
         TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let mut left = steps as i64;
-    while left > 0 {
+    let done = Cell::new(0);
+    while done.get() < steps {
         let tree = proptest::strategy::Strategy::new_tree(&sequence(), &mut runner).unwrap();
         let outcome = runner.run_one(tree, |sequence| {
-            left -= sequence.len() as i64;
+            done.set(done.get() + sequence.len() as u64);
             runtime.block_on(check(&client, &sequence)).map_err(TestCaseError::fail)
         });
         match outcome {

@@ -444,7 +444,13 @@ impl Account {
                 account.cancelled = false;
             }
             amount = amount.max(-account.available()[bucket]);
-            account.put(bucket, amount);
+            match bucket {
+                FREE => {
+                    let left = account.available()[FREE] + amount;
+                    account.fields.free_used = account.rules.free_allowance - left;
+                }
+                _ => account.put(bucket, amount),
+            }
             let (mut granted, mut lapsed) = ([0; 3], [0; 3]);
             granted[bucket] = amount.max(0);
             lapsed[bucket] = (-amount).max(0);

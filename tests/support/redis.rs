@@ -12,6 +12,7 @@ use fred::types::config::{
     Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, UnresponsiveConfig,
 };
 use fred::types::{Builder, ClusterHash, CustomCommand, Value};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Starts processes from a thread that lives as long as the tests do: the kernel kills a child
@@ -85,6 +86,20 @@ impl Redis {
 
     pub fn url(&self) -> String {
         format!("redis+unix://{}/redis.sock", self.directory.path().display())
+    }
+
+    /// Stops it where it is; what is sent to it meanwhile waits.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 
     /// SIGKILL, as a power failure would.
@@ -208,6 +223,11 @@ fn free_port() -> u16 {
 
 /// A client as production makes it, as far as the account depends on it: no command is repeated.
 pub async fn connect(url: &str) -> Client {
+    connect_with(url, Duration::from_secs(2)).await
+}
+
+/// The same, with another time after which a command counts as unanswered.
+pub async fn connect_with(url: &str, command_timeout: Duration) -> Client {
     let config = Config::from_url(url).unwrap();
     let connection = ConnectionConfig {
         max_command_attempts: 1,
@@ -219,7 +239,7 @@ pub async fn connect(url: &str) -> Client {
         ..ConnectionConfig::default()
     };
     let performance = PerformanceConfig {
-        default_command_timeout: Duration::from_secs(2),
+        default_command_timeout: command_timeout,
         ..PerformanceConfig::default()
     };
     let mut builder = Builder::from_config(config);

@@ -43,7 +43,12 @@ if kind == 'activate' then
 end
 -- No more is taken away than is there.
 number = math.max(number, -available(bucket))
-put(bucket, number)
+if bucket == 'free' then
+  -- More may have been used than is allowed by now: what is granted is there all the same.
+  set_main('free_used', FREE_ALLOWANCE - available('free') - number)
+else
+  put(bucket, number)
+end
 local movement = {id = payment, actor = actor, detail = detail, granted = {}, lapsed = {}}
 movement.granted[bucket] = math.max(0, number)
 movement.lapsed[bucket] = math.max(0, -number)
