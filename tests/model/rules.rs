@@ -157,7 +157,7 @@ impl Account {
         if !matches!(outcome, Done { replayed: false, .. }) {
             *self = if stranger { before } else { due };
         }
-        if !(stranger && !self.opened) {
+        if self.opened || !stranger {
             self.written = true;
             self.seen = self.available();
         }
