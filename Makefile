@@ -1,6 +1,6 @@
 # What can be done here. `make demo` and `make test` do all of the set-up themselves.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check accuracy setup tools
+.PHONY: help demo test check accuracy setup tools image up down
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,3 +29,18 @@ target/tools/.installed: tests/requirements.txt
 	@python3 -m venv --clear target/tools
 	@target/tools/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+compose := docker-compose --file deploy/compose.yaml --env-file deploy/.env
+
+image: ## Build the container image
+	docker build --tag img2text .
+
+up: deploy/.env ## Start img2text and its Redis in containers
+	$(compose) up --detach --build
+
+down: deploy/.env ## Stop the containers; the accounts stay in their volume
+	$(compose) down
+
+deploy/.env:
+	@umask 077 && echo "REDIS_PASSWORD=$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" > $@
+	@echo "Wrote $@ with a new password for Redis"

@@ -2,7 +2,8 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const PROTOS: [&str; 2] = ["img2text/v1/quota.proto", "img2text/v1/recognize.proto"];
+const PROTOS: [&str; 3] =
+    ["img2text/v1/quota.proto", "img2text/v1/recognize.proto", "img2text/v1/storage.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -11,6 +11,7 @@ mod support;
 
 mod a_caller_who_goes_away;
 mod any_client;
+mod durability;
 mod killed_parts;
 mod nobody_overspends;
 mod refusals;

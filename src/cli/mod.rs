@@ -2,11 +2,13 @@
 
 pub mod client;
 pub mod config;
+pub mod health;
 pub mod quota;
 pub mod recognize;
 pub mod redis_child;
 pub mod serve;
 pub mod settings;
+pub mod storage;
 pub mod worker;
 
 use std::process::ExitCode;
@@ -31,6 +33,10 @@ enum Command {
     Recognize(recognize::Args),
     /// Look after accounts: what may be spent, what was
     Quota(quota::Args),
+    /// Look at where the accounts are kept
+    Storage(storage::Args),
+    /// Ask a server whether it serves
+    Health(health::Args),
     /// Look at the settings
     Config(config::Args),
     #[command(hide = true)]
@@ -55,6 +61,8 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => run(serve::run(args)),
         Command::Recognize(args) => run(recognize::run(args)),
         Command::Quota(args) => run(quota::run(args)),
+        Command::Storage(args) => run(storage::run(args)),
+        Command::Health(args) => run(health::run(args)),
         Command::Config(args) => config::run(args),
         Command::RedisChild(args) => redis_child::run(args),
         Command::Worker => worker::run(),

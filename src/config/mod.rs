@@ -38,10 +38,11 @@ impl Config {
         if ocr.languages_default.is_empty() {
             violations.push(("ocr.languages_default", "must name a language".into()));
         }
-        let least: [(_, u64, u64); 14] = [
+        let least: [(_, u64, u64); 15] = [
             ("redis.command_timeout_ms", redis.command_timeout_ms, 1),
             ("redis.connect_timeout_ms", redis.connect_timeout_ms, 1),
             ("redis.commands_in_flight_max", redis.commands_in_flight_max as u64, 1),
+            ("redis.durability_check_interval_ms", redis.durability_check_interval_ms, 100),
             ("quota.hold_ttl_ms_default", quota.hold_ttl_ms_default, 1_000),
             ("quota.hold_ttl_ms_max", quota.hold_ttl_ms_max, quota.hold_ttl_ms_default),
             ("quota.holds_open_max", quota.holds_open_max.into(), 1),
@@ -97,6 +98,22 @@ pub struct Redis {
     pub connect_timeout_ms: u64,
     /// How many commands may wait for their answer at once, in all.
     pub commands_in_flight_max: usize,
+    /// What to do about a Redis that can lose what it acknowledged, or does not let us see whether
+    /// it can: `warn` in the log, or be `strict` and refuse to start and to serve.
+    pub durability: Durability,
+    /// How often Redis is asked what it does with what it acknowledges, in milliseconds.
+    pub durability_check_interval_ms: u64,
+}
+
+/// What to do about a Redis that can lose what it acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Say so, loudly, and serve.
+    #[default]
+    Warn,
+    /// Refuse to start and to serve.
+    Strict,
 }
 
 impl Default for Redis {
@@ -108,6 +125,8 @@ impl Default for Redis {
             command_timeout_ms: 2_000,
             connect_timeout_ms: 2_000,
             commands_in_flight_max: 10_000,
+            durability: Durability::Warn,
+            durability_check_interval_ms: 60_000,
         }
     }
 }

@@ -3,9 +3,11 @@
 
 mod fields;
 pub mod quota;
+pub mod readiness;
 pub mod recognize;
 pub mod serve;
 pub mod status;
+pub mod storage;
 
 /// The contract as generated from `proto/img2text/v1`.
 pub mod proto {

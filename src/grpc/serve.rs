@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fred::clients::Client;
-use fred::interfaces::ClientLike;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic_health::server::HealthReporter;
 
 use super::proto::DESCRIPTORS;
 use super::proto::quota_service_server::QuotaServiceServer;
 use super::proto::recognize_service_server::RecognizeServiceServer;
-use super::{quota, recognize};
+use super::proto::storage_service_server::StorageServiceServer;
+use super::readiness::Readiness;
+use super::{quota, recognize, storage};
 use crate::config::Config;
 use crate::ocr::Pool;
 use crate::quota::Store;
@@ -27,8 +28,6 @@ const MESSAGE_BYTES_EXTRA: usize = 64 << 10;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const FRAME_BYTES_MAX: u32 = 1 << 20;
-/// How often Redis is asked whether it is there.
-const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// What the calls that a stop has ended may take to say so.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
@@ -56,6 +55,7 @@ pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Re
     let recognize = RecognizeServiceServer::new(recognize::Service::new(recognizer, call_time_max))
         .max_decoding_message_size(config.ocr.image_bytes_max + MESSAGE_BYTES_EXTRA);
     let quota = QuotaServiceServer::new(quota::Service::new(parts.store.clone()));
+    let storage = StorageServiceServer::new(storage::Service::new(parts.redis.clone()));
     let (health, health_service) = tonic_health::server::health_reporter();
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -67,15 +67,12 @@ pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Re
             )
             .include_reflection_service(false)
     };
-    set_health(&health, true).await;
-    let watcher = tokio::spawn(watch_redis(parts.redis.clone(), health.clone(), stop.clone()));
-    let drained = {
-        let (stop, health) = (stop.clone(), health.clone());
-        async move {
-            stop.cancelled().await;
-            // First of all, so that nobody is sent here any more.
-            set_health(&health, false).await;
-        }
+    let readiness = Readiness::new(parts.redis.clone(), &config.redis, health).await?;
+    let gate = readiness.gate();
+    // It ends with saying that the server does not serve, so that nobody is sent here any more.
+    let watcher = tokio::spawn(readiness.watch(stop.clone()));
+    let drained = async move {
+        let _ = watcher.await;
     };
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -85,8 +82,9 @@ pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Re
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(quota)
-        .add_service(recognize)
+        .add_service(storage)
+        .add_service(InterceptedService::new(quota, gate.clone()))
+        .add_service(InterceptedService::new(recognize, gate))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), drained);
     tracing::info!(%address, "listening");
 
@@ -107,35 +105,8 @@ pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Re
     if let Some(finished) = finished {
         finished??;
     }
-    watcher.abort();
     if tokio::time::timeout(FAREWELL_MAX, parts.store.settled()).await.is_err() {
         tracing::warn!("some holds could not be given back; they go back when their time is over");
     }
     Ok(())
-}
-
-/// Says through the health service whether Redis answers.
-async fn watch_redis(redis: Client, health: HealthReporter, stop: CancellationToken) {
-    let mut serving = true;
-    while !stop.is_cancelled() {
-        let answers = redis.ping::<()>(None).await.is_ok();
-        if answers != serving && !stop.is_cancelled() {
-            serving = answers;
-            set_health(&health, serving).await;
-            if serving {
-                tracing::info!("Redis answers again");
-            } else {
-                tracing::error!("Redis does not answer: calls are refused until it does");
-            }
-        }
-        tokio::time::sleep(HEALTH_INTERVAL).await;
-    }
-}
-
-async fn set_health(health: &HealthReporter, serving: bool) {
-    use tonic_health::ServingStatus::{NotServing, Serving};
-    let status = if serving { Serving } else { NotServing };
-    health.set_service_status("", status).await;
-    health.set_service_status("img2text.v1.RecognizeService", status).await;
-    health.set_service_status("img2text.v1.QuotaService", status).await;
 }

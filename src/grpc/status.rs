@@ -27,6 +27,15 @@ pub fn invalid_argument(violations: Vec<FieldViolation>) -> Status {
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
+/// The operator is strict about durability, and Redis can lose what it acknowledges.
+pub fn not_durable() -> Status {
+    let mut details = details("STORE_NOT_DURABLE");
+    details.set_retry_info(Some(RETRY_DELAY));
+    let message = "the store of accounts is not proven to keep what it acknowledges, so nothing is \
+                   charged or sold: its operator has to look at `img2text storage status`";
+    Status::with_error_details(Code::Unavailable, message, details)
+}
+
 fn details(reason: &str) -> ErrorDetails {
     ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new())
 }

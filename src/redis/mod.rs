@@ -1,9 +1,11 @@
 //! The Redis below the accounts: how we reach it, and the private one that we run ourselves.
 //!
 //! - [`connection`]: a client that never does anything twice, and what its errors mean.
+//! - [`durability`]: what Redis really does with what it acknowledges.
 //! - [`embedded`]: a private `redis-server`, started and supervised by us.
 
 pub mod connection;
+pub mod durability;
 pub mod embedded;
 
 pub use connection::{connect, is_unavailable};

@@ -103,6 +103,12 @@ impl Redis {
     }
 
     /// SIGKILL, as a power failure would.
+    /// Asks it as an operator would.
+    pub fn cli(&self, command: &[&str]) -> String {
+        let socket = self.directory.path().join("redis.sock");
+        cli(&[&["-s", socket.to_str().unwrap()], command].concat())
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

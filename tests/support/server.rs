@@ -226,17 +226,30 @@ fn command_line(pid: u32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
-/// Starts a server and waits until it says where it listens.
-fn launch(home: &Path, settings: &BTreeMap<String, String>) -> (Child, String) {
-    let path = home.join("log");
-    let log = fs::OpenOptions::new().create(true).append(true).open(&path).expect("a log file");
-    let log_start = log.metadata().expect("a log file").len() as usize;
+/// What a server says that must refuse to start with these settings.
+pub fn launch_fails(settings: &[(&str, &str)]) -> String {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let output = serve(home.path(), &settings.collect()).output().expect("the program runs");
+    assert!(!output.status.success(), "the server started");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn serve(home: &Path, settings: &BTreeMap<String, String>) -> Command {
     let mut command = Command::new(PROGRAM);
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(home.join("data"));
     for (name, value) in settings {
         command.arg("--set").arg(format!("{name}={value}"));
     }
-    let mut child = command
+    command
+}
+
+/// Starts a server and waits until it says where it listens.
+fn launch(home: &Path, settings: &BTreeMap<String, String>) -> (Child, String) {
+    let path = home.join("log");
+    let log = fs::OpenOptions::new().create(true).append(true).open(&path).expect("a log file");
+    let log_start = log.metadata().expect("a log file").len() as usize;
+    let mut child = serve(home, settings)
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a log file"))
         .stderr(log)

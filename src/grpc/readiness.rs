@@ -1,0 +1,144 @@
+//! Whether this server can keep its promises right now: Redis answers, and, where the operator is
+//! strict about it, loses nothing that it acknowledged. Told by the health service, and enforced by
+//! a gate before the accounts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Interceptor;
+use tonic::{Request, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::status;
+use crate::config::{self, Durability};
+use crate::redis::durability::{self, Report, Verdict};
+
+/// How often Redis is asked whether it is there.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The services whose health is told, besides that of the whole server.
+const SERVICES: [&str; 3] =
+    ["img2text.v1.RecognizeService", "img2text.v1.QuotaService", "img2text.v1.StorageService"];
+
+/// Lets calls through to the accounts, unless Redis is not durable and the operator is strict.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    open: Arc<AtomicBool>,
+}
+
+impl Interceptor for Gate {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        if self.open.load(Ordering::Relaxed) { Ok(request) } else { Err(status::not_durable()) }
+    }
+}
+
+/// Watches over what the server depends on.
+pub struct Readiness {
+    redis: Client,
+    strict: bool,
+    check_interval: Duration,
+    health: HealthReporter,
+    gate: Gate,
+}
+
+impl Readiness {
+    /// Looks at Redis for the first time. Fails if it can lose what it acknowledged and the
+    /// operator is strict about it.
+    pub async fn new(
+        redis: Client,
+        settings: &config::Redis,
+        health: HealthReporter,
+    ) -> Result<Self> {
+        let strict = settings.durability == Durability::Strict;
+        // A strict server that has not seen its Redis yet lets nobody through.
+        let gate = Gate { open: Arc::new(AtomicBool::new(!strict)) };
+        let check_interval = Duration::from_millis(settings.durability_check_interval_ms);
+        let readiness = Self { redis, strict, check_interval, health, gate };
+        if let Ok(report) = durability::check(&readiness.redis).await {
+            log(&report);
+            if strict && report.verdict() != Verdict::Durable {
+                let troubles =
+                    report.troubles().map(|t| format!("\n  {}: {}", t.check, t.sentence));
+                bail!(
+                    "redis.durability = \"strict\", and this Redis is not proven to keep what it \
+                     acknowledges:{}",
+                    troubles.collect::<String>()
+                );
+            }
+            readiness.gate.open.store(true, Ordering::Relaxed);
+        }
+        readiness.tell(true).await;
+        Ok(readiness)
+    }
+
+    /// What stands before the accounts.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
+    /// Watches until the server is told to stop, and then says at once that it does not serve.
+    pub async fn watch(self, stop: CancellationToken) {
+        let mut serving = true;
+        let mut checked = Instant::now();
+        let mut last_report = None;
+        while stop.run_until_cancelled(tokio::time::sleep(PING_INTERVAL)).await.is_some() {
+            let answers = self.redis.ping::<()>(None).await.is_ok();
+            let gate_open = self.gate.open.load(Ordering::Relaxed);
+            if answers && (checked.elapsed() >= self.check_interval || !gate_open) {
+                checked = Instant::now();
+                self.check(&mut last_report).await;
+            }
+            let now_serving = answers && self.gate.open.load(Ordering::Relaxed);
+            if now_serving != serving {
+                serving = now_serving;
+                self.tell(serving).await;
+                match serving {
+                    true => tracing::info!("serving again"),
+                    false => tracing::error!(redis_answers = answers, "not serving"),
+                }
+            }
+        }
+        self.tell(false).await;
+    }
+
+    async fn check(&self, last: &mut Option<Report>) {
+        let Ok(report) = durability::check(&self.redis).await else { return };
+        let durable = report.verdict() == Verdict::Durable;
+        self.gate.open.store(durable || !self.strict, Ordering::Relaxed);
+        if last.as_ref().map(Report::verdict) != Some(report.verdict()) {
+            log(&report);
+        }
+        *last = Some(report);
+    }
+
+    async fn tell(&self, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.health.set_service_status("", status).await;
+        for service in SERVICES {
+            self.health.set_service_status(service, status).await;
+        }
+    }
+}
+
+fn log(report: &Report) {
+    for trouble in report.troubles() {
+        tracing::warn!(
+            node = trouble.node,
+            check = trouble.check,
+            verdict = %trouble.verdict,
+            "Redis can lose what it acknowledged: {}",
+            trouble.sentence
+        );
+    }
+    metrics::gauge!("img2text_storage_durable").set(if report.verdict() == Verdict::Durable {
+        1.0
+    } else {
+        0.0
+    });
+}
