@@ -1,5 +1,6 @@
 //! The command line: a file per subcommand.
 
+pub mod backup;
 pub mod client;
 pub mod config;
 pub mod health;
@@ -37,6 +38,8 @@ enum Command {
     Storage(storage::Args),
     /// Ask a server whether it serves
     Health(health::Args),
+    /// Back up the accounts, and restore them
+    Backup(backup::Args),
     /// Look at the settings
     Config(config::Args),
     #[command(hide = true)]
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Quota(args) => run(quota::run(args)),
         Command::Storage(args) => run(storage::run(args)),
         Command::Health(args) => run(health::run(args)),
+        Command::Backup(args) => run(backup::run(args)),
         Command::Config(args) => config::run(args),
         Command::RedisChild(args) => redis_child::run(args),
         Command::Worker => worker::run(),

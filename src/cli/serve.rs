@@ -17,7 +17,7 @@ use crate::redis::{self, Embedded};
 use crate::telemetry;
 
 /// Our own program, for the children: after an upgrade its path may be gone or another program.
-const OWN_PROGRAM: &str = "/proc/self/exe";
+pub(super) const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Run the server.
 #[derive(Debug, clap::Args)]

@@ -47,6 +47,9 @@ impl Keys {
         "answers:1",
     ];
 
+    /// What a backup calls the main key.
+    pub const MAIN_NAME: &str = "main";
+
     /// What every main key begins with; the user's id follows.
     pub const MAIN_PREFIX: &str = "sub:user:";
 
@@ -60,6 +63,14 @@ impl Keys {
     /// The hash of the old system.
     pub fn main(&self) -> &str {
         &self.0[0]
+    }
+
+    /// What a backup calls the keys, in the order of [`Keys::all`].
+    pub fn names() -> [&'static str; 11] {
+        std::array::from_fn(|index| match index {
+            0 => Self::MAIN_NAME,
+            side => Self::SIDE[side - 1],
+        })
     }
 
     /// All keys that are worth a backup: everything but the stored answers, which are a user's

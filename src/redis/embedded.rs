@@ -74,9 +74,17 @@ impl Embedded {
         Ok(Self { socket, pid, stop, supervisor })
     }
 
+    /// Where the private Redis of a server listens that is running on `settings.data_dir`, if one
+    /// is.
+    pub async fn running(settings: &config::Redis) -> Result<Option<String>, Error> {
+        let Ok(data_dir) = fs::canonicalize(&settings.data_dir) else { return Ok(None) };
+        let socket = socket_path(&data_dir)?;
+        Ok(answers(&socket).await.then(|| url(&socket)))
+    }
+
     /// Where it listens, as [`connect`](super::connect) reads it.
     pub fn url(&self) -> String {
-        format!("redis+unix://{}", self.socket.display())
+        url(&self.socket)
     }
 
     /// Its process id, unless it is just being started again.
@@ -91,6 +99,10 @@ impl Embedded {
             tracing::error!(%error, "the supervisor of the private Redis failed");
         }
     }
+}
+
+fn url(socket: &Path) -> String {
+    format!("redis+unix://{}", socket.display())
 }
 
 /// What it takes to start Redis.

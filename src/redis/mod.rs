@@ -1,9 +1,11 @@
 //! The Redis below the accounts: how we reach it, and the private one that we run ourselves.
 //!
+//! - [`backup`]: backup of a live Redis, and its restoration.
 //! - [`connection`]: a client that never does anything twice, and what its errors mean.
 //! - [`durability`]: what Redis really does with what it acknowledges.
 //! - [`embedded`]: a private `redis-server`, started and supervised by us.
 
+pub mod backup;
 pub mod connection;
 pub mod durability;
 pub mod embedded;
