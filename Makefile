@@ -1,6 +1,6 @@
 # What can be done here. `make demo` and `make test` do all of the set-up themselves.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check accuracy setup tools image up down
+.PHONY: help demo test test-containers check accuracy setup tools image up down
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,6 +11,10 @@ demo: setup ## Build, recognise a picture over gRPC, show that its quota survive
 
 test: setup tools ## Run every test, on real Redis, real Tesseract and real clients
 	cargo test
+
+test-containers: setup tools image ## Prove persistence with the real containers (needs Docker)
+	cargo build --bin img2text
+	tests/containers/run target/debug/img2text
 
 check: setup ## Check the format of the code, and lint it
 	cargo fmt --check
