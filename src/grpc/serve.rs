@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use fred::clients::Client;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use super::proto::DESCRIPTORS;
 use super::proto::quota_service_server::QuotaServiceServer;
@@ -49,6 +49,8 @@ pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Re
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
+    // Answers are small and awaited: they are not held back to be sent with others.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
 
     let call_time_max = Duration::from_millis(config.ocr.call_ms_max);
     let recognizer = Recognizer::new(parts.pool.clone(), parts.store.clone());
@@ -78,14 +80,13 @@ pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Re
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
-        .tcp_nodelay(true)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(storage)
         .add_service(InterceptedService::new(quota, gate.clone()))
         .add_service(InterceptedService::new(recognize, gate))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), drained);
+        .serve_with_incoming_shutdown(incoming, drained);
     tracing::info!(%address, "listening");
 
     let mut server = tokio::spawn(server);
