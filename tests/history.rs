@@ -271,6 +271,30 @@ on_both! {
     }
 }
 
+/// Redis is stopped while a batch is on its way, so that the attempt times out and yet runs
+/// afterwards, before the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_statistics_whose_reply_was_lost_is_not_counted_twice() {
+    use img2text::quota::Charged;
+    let server = redis::Redis::start();
+    let patience = Duration::from_millis(600);
+    let client = redis::connect_with(&server.url(), patience).await;
+    let account = Account::of(&client, |_, _| {});
+    let store = &account.store;
+    let Charged::New(charge) = store.charge(&account.user, None, [0; 32]).await.unwrap() else {
+        panic!("nothing is stored")
+    };
+    server.pause();
+    drop(charge);
+    // Batches are sent twice a second: one is certainly sent, and its time over, meanwhile.
+    tokio::time::sleep(patience + Duration::from_millis(550)).await;
+    server.resume();
+    store.settled().await;
+    let today = img2text::quota::statistics::today();
+    let counts = store.statistics(today, today).await.unwrap()[0].counts;
+    assert_eq!((counts.failures, counts.requests, counts.refusals), (1, 0, 0));
+}
+
 #[tokio::test]
 async fn time_passes_in_tests_only() {
     // The clock of a production store is Redis's: whatever a caller sends, it cannot be moved.
