@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ocr::{self, Options, Page};
 use crate::quota::{
-    self, Charge, Charged, RequestId, Settled, State, Store, StoredAnswer, UserId, Work,
+    self, Charge, Charged, Quota, RequestId, Settled, State, Store, StoredAnswer, UserId, Work,
 };
 
 /// What is left of the caller's time when a worker is told to stop: enough to give the hold back
@@ -87,6 +87,16 @@ impl Recognizer {
                 Err(error.into())
             }
         }
+    }
+
+    /// Says what [`recognize`](Self::recognize) would say before any work is done, and changes
+    /// nothing: the account as it stands, or why the request would be refused.
+    pub async fn validate(&self, request: &Request) -> Result<Quota, Error> {
+        self.pool.check(&request.image, &request.options)?;
+        let request_id = request.request_id.as_ref();
+        let quota =
+            self.store.validate_charge(&request.user, request_id, request.fingerprint()).await?;
+        Ok(quota)
     }
 }
 

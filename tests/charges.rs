@@ -92,6 +92,28 @@ on_both! {
 }
 
 on_both! {
+    async fn a_validation_says_what_would_happen_and_changes_nothing(account: Account) {
+        let (store, user) = (&account.store, &account.user);
+        let id = request("q");
+        for _ in 0..5 {
+            let quota = store.validate_charge(user, Some(&id), [1; 32]).await.unwrap();
+            assert_eq!((quota.available, quota.held), (buckets(3, 0, 0), buckets(0, 0, 0)));
+        }
+        assert_eq!(account.keys().await, Vec::<String>::new());
+        let running = started(&account, Some("q"), 1).await;
+        let refused = store.validate_charge(user, Some(&id), [1; 32]).await;
+        assert!(matches!(refused, Err(Error::InProgress { .. })));
+        running.commit(WORK, Some("text".into())).await;
+        assert!(store.validate_charge(user, Some(&id), [1; 32]).await.is_ok());
+        let refused = store.validate_charge(user, Some(&id), [2; 32]).await;
+        assert!(matches!(refused, Err(Error::AlreadyExists)));
+        account.write(&[("free_used", "3")]).await;
+        let refused = store.validate_charge(user, None, [1; 32]).await;
+        assert!(matches!(refused, Err(Error::Exhausted { .. })));
+    }
+}
+
+on_both! {
     async fn a_dead_servers_request_can_be_asked_again_after_its_hold(account: Account) {
         let charge = started(&account, Some("q"), 1).await;
         account.advance(Duration::from_secs(60));

@@ -95,6 +95,7 @@ async fn recognize(
         user_id: args.user.clone(),
         request_id: Some(Uuid::new_v4().to_string()),
         languages: args.lang.clone(),
+        ..Default::default()
     };
     let mut attempt = 1;
     loop {

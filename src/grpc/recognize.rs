@@ -35,7 +35,12 @@ impl RecognizeService for Service {
     ) -> Result<Response<RecognizeResponse>, Status> {
         let allowed = timeout(request.metadata()).unwrap_or(self.call_time_max);
         let deadline = Instant::now() + allowed.min(self.call_time_max);
+        let validate_only = request.get_ref().validate_only;
         let request = recognition_request(request.into_inner(), deadline)?;
+        if validate_only {
+            let quota = Some(self.recognizer.validate(&request).await?.into());
+            return Ok(Response::new(RecognizeResponse { quota, ..Default::default() }));
+        }
         let recognized = self.recognizer.recognize(request).await?;
         Ok(Response::new(response(recognized)))
     }

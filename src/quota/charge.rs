@@ -10,7 +10,8 @@ use flate2::write::DeflateEncoder;
 use tokio::task::JoinHandle;
 
 use super::account::{
-    Answered, Buckets, Error, RequestId, ReservationId, Settled, State, StoredAnswer, UserId, Work,
+    Answered, Buckets, Error, Quota, RequestId, ReservationId, Settled, State, StoredAnswer,
+    UserId, Work,
 };
 use super::statistics::Event;
 use super::store::{Held, Store};
@@ -71,7 +72,7 @@ impl Store {
                 (self.clone(), user.clone(), request.map(|(id, print)| (id.clone(), print)));
             self.settlements().spawn(async move {
                 let request = request.as_ref().map(|(id, print)| (id, *print));
-                let held = store.reserve_request(&user, &id, ttl, request).await?;
+                let held = store.reserve_request(&user, &id, ttl, false, request).await?;
                 Ok(match held {
                     Held::New(_) => Charged::New(Charge::new(store, user, id, ttl)),
                     Held::Answered(stored) => Charged::Answered(StoredAnswer {
@@ -82,6 +83,22 @@ impl Store {
             })
         };
         attempt.await.map_err(|error| Error::Internal(error.to_string()))?
+    }
+
+    /// What [`charge`](Self::charge) would come to, and changes nothing: the account, or why it
+    /// would be refused.
+    pub async fn validate_charge(
+        &self,
+        user: &UserId,
+        request: Option<&RequestId>,
+        fingerprint: [u8; 32],
+    ) -> Result<Quota, Error> {
+        let ttl = Duration::from_millis(self.settings().hold_ttl_ms_default);
+        let request = request.map(|request| (request, fingerprint));
+        match self.reserve_request(user, &ReservationId::random(), ttl, true, request).await? {
+            Held::New(held) => Ok(held.quota),
+            Held::Answered(stored) => Ok(stored.quota),
+        }
     }
 }
 

@@ -191,9 +191,10 @@ impl Store {
         user: &UserId,
         id: &ReservationId,
         ttl: Duration,
+        validate_only: bool,
         request: Option<(&RequestId, [u8; 32])>,
     ) -> Result<Held, Error> {
-        self.hold(user, id, 1, ttl, false, request).await
+        self.hold(user, id, 1, ttl, validate_only, request).await
     }
 
     async fn hold(
@@ -228,13 +229,17 @@ impl Store {
             }
             "ANSWERED" => {
                 let spent = reply.list()?.buckets()?;
-                self.count(user, Event::AnsweredAgain);
+                if !validate_only {
+                    self.count(user, Event::AnsweredAgain);
+                }
                 Ok(Held::Answered(StoredAnswer { answer: reply.bytes()?, spent, quota }))
             }
             "EXHAUSTED" => {
                 let available = reply.count()?;
                 let retry_after = reply.integer()?;
-                self.count(user, Event::Refused);
+                if !validate_only {
+                    self.count(user, Event::Refused);
+                }
                 Err(Error::Exhausted {
                     requested: amount,
                     available,
