@@ -20,3 +20,4 @@ mod refusals;
 mod stopping;
 mod the_documents;
 mod the_main_job;
+mod who_may_call;

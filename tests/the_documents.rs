@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use img2text::config::load;
+use img2text::grpc::status::Reason;
+use img2text::telemetry::METRICS;
 
 use crate::support::tools::root;
 
@@ -57,4 +59,33 @@ fn the_table_of_settings_is_that_of_the_code() {
         table.push_str(&format!("| `{name}` | `{value}` | {} |\n", meaning.replace('|', "\\|")));
     }
     check_or_update("README.md", "settings", &table);
+}
+
+#[test]
+fn the_table_of_reasons_is_that_of_the_code() {
+    let mut table = String::from("| reason | code | what to do |\n|---|---|---|\n");
+    for reason in Reason::ALL {
+        let (name, code, advice) = (reason.name(), reason.code(), reason.advice());
+        // `InvalidArgument` is INVALID_ARGUMENT on the wire.
+        let mut code = format!("{code:?}");
+        for at in (1..code.len())
+            .rev()
+            .filter(|at| code.as_bytes()[*at].is_ascii_uppercase())
+            .collect::<Vec<_>>()
+        {
+            code.insert(at, '_');
+        }
+        table.push_str(&format!("| `{name}` | `{}` | {advice} |\n", code.to_uppercase()));
+    }
+    check_or_update("docs/errors.md", "reasons", &table);
+}
+
+#[test]
+fn the_table_of_metrics_is_that_of_the_code() {
+    let mut table = String::from("| metric | kind | meaning |\n|---|---|---|\n");
+    for (name, kind, meaning) in METRICS {
+        let kind = format!("{kind:?}").to_lowercase();
+        table.push_str(&format!("| `{name}` | {kind} | {meaning} |\n"));
+    }
+    check_or_update("docs/metrics.md", "metrics", &table);
 }

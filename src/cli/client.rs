@@ -1,10 +1,14 @@
 //! What every command that talks to a server shares: where it is, and what its refusals say.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
-use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use anyhow::{Context, Result};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
 use super::Failure;
@@ -24,15 +28,56 @@ pub struct Server {
     /// How long one call may take, in milliseconds
     #[arg(long, default_value_t = 120_000, value_name = "MS", global = true)]
     timeout_ms: u64,
+    /// The token that says who you are
+    // From the environment, so that it need not stand in a list of processes.
+    #[arg(
+        long,
+        env = "IMG2TEXT_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        global = true
+    )]
+    token: Option<String>,
+    /// The authority that has signed the certificate of an https:// server, a PEM file
+    #[arg(long, env = "IMG2TEXT_CA", value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
+}
+
+/// A connection whose calls say who makes them.
+pub type Connection = InterceptedService<Channel, Bearer>;
+
+/// Puts the token, if there is one, into every call.
+#[derive(Clone, Debug)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
 }
 
 impl Server {
     /// Connects to the server.
-    pub async fn connect(&self) -> Result<Channel> {
+    pub async fn connect(&self) -> Result<Connection> {
+        let bearer = self.token.as_ref().map(|token| format!("Bearer {token}").parse());
+        let bearer = bearer
+            .transpose()
+            .map_err(|_| Failure { code: 2, message: "--token: this is not a token".into() })?;
         let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|_| Failure {
             code: 2,
             message: format!("--server {}: this is not a URL", self.server),
         })?;
+        let endpoint = match &self.ca {
+            None => endpoint,
+            Some(path) => {
+                let pem = std::fs::read(path).with_context(|| path.display().to_string())?;
+                let ca = Certificate::from_pem(pem);
+                endpoint.tls_config(ClientTlsConfig::new().ca_certificate(ca))?
+            }
+        };
         let channel = endpoint
             .connect_timeout(Duration::from_secs(5))
             .timeout(Duration::from_millis(self.timeout_ms))
@@ -48,7 +93,7 @@ impl Server {
                     self.server
                 ),
             })?;
-        Ok(channel)
+        Ok(InterceptedService::new(channel, Bearer(bearer)))
     }
 }
 

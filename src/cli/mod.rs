@@ -10,6 +10,7 @@ pub mod redis_child;
 pub mod serve;
 pub mod settings;
 pub mod storage;
+pub mod token;
 pub mod worker;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Command {
     Health(health::Args),
     /// Back up the accounts, and restore them
     Backup(backup::Args),
+    /// Make tokens for callers
+    Token(token::Args),
     /// Look at the settings
     Config(config::Args),
     #[command(hide = true)]
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Storage(args) => run(storage::run(args)),
         Command::Health(args) => run(health::run(args)),
         Command::Backup(args) => run(backup::run(args)),
+        Command::Token(args) => token::run(args),
         Command::Config(args) => config::run(args),
         Command::RedisChild(args) => redis_child::run(args),
         Command::Worker => worker::run(),

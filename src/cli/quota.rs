@@ -7,7 +7,6 @@
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 use uuid::Uuid;
 
 use super::{Failure, client};
@@ -219,7 +218,7 @@ pub async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-type Client = QuotaServiceClient<Channel>;
+type Client = QuotaServiceClient<client::Connection>;
 
 async fn execute(client: &mut Client, command: Command) -> Result<Output> {
     match command {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use tonic::transport::Channel;
 use uuid::Uuid;
 
 use super::{Failure, client};
@@ -85,7 +84,7 @@ fn progress(files: usize) -> ProgressBar {
 }
 
 async fn recognize(
-    client: &mut RecognizeServiceClient<Channel>,
+    client: &mut RecognizeServiceClient<client::Connection>,
     file: &Path,
     args: &Args,
 ) -> Result<RecognizeResponse> {

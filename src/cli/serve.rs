@@ -71,12 +71,14 @@ async fn serve_on(
 /// that it does not.
 fn refuse_strangers(config: &Config, insecure: bool) -> Result<()> {
     let listen: SocketAddr = config.server.listen.parse()?;
-    if insecure || listen.ip().is_loopback() {
+    let known_callers = !config.auth.callers.as_os_str().is_empty();
+    if insecure || known_callers || listen.ip().is_loopback() {
         return Ok(());
     }
     let message = format!(
         "server.listen = {listen}: others could reach the accounts there without authentication. \
-         Listen on 127.0.0.1, or say --insecure if something else keeps strangers out"
+         Name the callers (auth.callers, see `img2text token new --help`), listen on 127.0.0.1, or \
+         say --insecure if something else keeps strangers out"
     );
     Err(Failure { code: 2, message }.into())
 }

@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Where and how the server listens.
     pub server: Server,
+    /// Who may call.
+    pub auth: Auth,
     /// Where the accounts are kept.
     pub redis: Redis,
     /// The rules of the account.
@@ -29,7 +31,7 @@ pub struct Config {
 impl Config {
     /// What is out of bounds: names of settings, and what would be right.
     fn violations(&self) -> Vec<(&'static str, String)> {
-        let Self { server, redis, quota, ocr, .. } = self;
+        let Self { server, redis, quota, ocr, telemetry, .. } = self;
         let mut violations = Vec::new();
         if server.listen.parse::<SocketAddr>().is_err() {
             let message = "must be an IP address and a port, as in 127.0.0.1:50051".to_string();
@@ -38,7 +40,36 @@ impl Config {
         if ocr.languages_default.is_empty() {
             violations.push(("ocr.languages_default", "must name a language".into()));
         }
-        let least: [(_, u64, u64); 15] = [
+        if !telemetry.http_listen.is_empty() && telemetry.http_listen.parse::<SocketAddr>().is_err()
+        {
+            let message = "must be an IP address and a port, as in 127.0.0.1:9090".to_string();
+            violations.push(("telemetry.http_listen", message));
+        }
+        if server.tls_certificate.as_os_str().is_empty() != server.tls_key.as_os_str().is_empty() {
+            violations.push((
+                "server.tls_key",
+                "a certificate needs its key, and a key its certificate".into(),
+            ));
+        }
+        if !server.tls_client_ca.as_os_str().is_empty()
+            && server.tls_certificate.as_os_str().is_empty()
+        {
+            violations.push(("server.tls_client_ca", "needs server.tls_certificate".into()));
+        }
+        let least: [(_, u64, u64); 23] = [
+            ("server.connections_max", server.connections_max as u64, 1),
+            ("server.streams_max", server.streams_max.into(), 1),
+            // A picture must fit in.
+            (
+                "server.in_flight_bytes_max",
+                server.in_flight_bytes_max as u64,
+                2 * ocr.image_bytes_max as u64,
+            ),
+            ("server.header_bytes_max", server.header_bytes_max.into(), 1_024),
+            ("server.handshake_ms_max", server.handshake_ms_max, 100),
+            ("server.keepalive_interval_ms", server.keepalive_interval_ms, 100),
+            ("server.idle_ms_max", server.idle_ms_max, 2 * server.keepalive_interval_ms + 1),
+            ("server.connection_age_ms_max", server.connection_age_ms_max, 1_000),
             ("redis.command_timeout_ms", redis.command_timeout_ms, 1),
             ("redis.connect_timeout_ms", redis.connect_timeout_ms, 1),
             ("redis.commands_in_flight_max", redis.commands_in_flight_max as u64, 1),
@@ -72,11 +103,72 @@ pub struct Server {
     /// How long calls that are running may take to finish once the server was told to stop, in
     /// milliseconds.
     pub drain_ms_max: u64,
+    /// The certificate chain to show callers, a PEM file; empty: no TLS. Read again when it
+    /// changes.
+    pub tls_certificate: PathBuf,
+    /// The private key of the certificate, a PEM file.
+    pub tls_key: PathBuf,
+    /// The authorities whose client certificates are accepted, a PEM file; empty: clients need
+    /// none. If it is set, a connection without one is refused.
+    pub tls_client_ca: PathBuf,
+    /// How many connections there may be.
+    pub connections_max: usize,
+    /// How many calls may run on one connection.
+    pub streams_max: u32,
+    /// How many bytes of messages the server takes in at once, in all calls together.
+    pub in_flight_bytes_max: usize,
+    /// The largest headers of a call, in bytes.
+    pub header_bytes_max: u32,
+    /// How long a client may take from its connection to the beginning of HTTP/2, TLS included,
+    /// in milliseconds.
+    pub handshake_ms_max: u64,
+    /// How often a silent client is asked whether it is still there, and how long it may take to
+    /// answer, in milliseconds.
+    pub keepalive_interval_ms: u64,
+    /// How long a client may say nothing at all, in milliseconds. More than twice
+    /// `server.keepalive_interval_ms`, so that only those go who do not answer.
+    pub idle_ms_max: u64,
+    /// How old a connection may get before its client is asked to make a new one, in
+    /// milliseconds, so that load finds its way to new servers. Up to a tenth more, at random.
+    pub connection_age_ms_max: u64,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:50051".into(), drain_ms_max: 25_000 }
+        Self {
+            listen: "127.0.0.1:50051".into(),
+            drain_ms_max: 25_000,
+            tls_certificate: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            tls_client_ca: PathBuf::new(),
+            connections_max: 4_096,
+            streams_max: 256,
+            in_flight_bytes_max: 512 << 20,
+            header_bytes_max: 16 << 10,
+            handshake_ms_max: 10_000,
+            keepalive_interval_ms: 30_000,
+            idle_ms_max: 75_000,
+            connection_age_ms_max: 3_600_000,
+        }
+    }
+}
+
+/// Who may call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// The callers and what each may do, a TOML file that `img2text token new` writes entries
+    /// for; empty: everybody may do everything. Read again when it changes.
+    pub callers: PathBuf,
+    /// Whether reflection, which describes the contract and nothing else, needs no token.
+    pub reflection_open: bool,
+    /// How many calls a second one caller may make; 0: as many as it likes.
+    pub requests_per_second_max: u32,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { callers: PathBuf::new(), reflection_open: true, requests_per_second_max: 0 }
     }
 }
 
@@ -236,11 +328,21 @@ pub struct Telemetry {
     pub log_filter: String,
     /// `text` for people or `json` for programs.
     pub log_format: LogFormat,
+    /// Whether the log shows a digest instead of a user's id.
+    pub hash_user_ids: bool,
+    /// Where `/metrics` (Prometheus), `/livez` and `/readyz` are served over HTTP, as in
+    /// 127.0.0.1:9090; empty: nowhere. Nobody has to prove anything there.
+    pub http_listen: String,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { log_filter: "info".into(), log_format: LogFormat::Text }
+        Self {
+            log_filter: "info".into(),
+            log_format: LogFormat::Text,
+            hash_user_ids: false,
+            http_listen: String::new(),
+        }
     }
 }
 

@@ -1,7 +1,11 @@
 //! The edge: a file per service, and the one mapping from errors to `google.rpc.Status`.
 //! Protobuf types live here and nowhere deeper.
 
+pub mod auth;
+mod call;
+mod edge;
 mod fields;
+mod listener;
 pub mod quota;
 pub mod readiness;
 pub mod recognize;

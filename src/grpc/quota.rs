@@ -437,10 +437,6 @@ fn one_user(user_id: String) -> Result<UserId, Status> {
 
 /// The fields that only accounts have.
 impl Fields {
-    fn user(&mut self, user_id: String) -> Option<UserId> {
-        self.id("user_id", UserId::parse(user_id))
-    }
-
     fn plan(&mut self, plan: String) -> Option<String> {
         if plan.is_empty() || plan.len() > 64 || plan.contains('|') {
             return self.wrong("plan", "must be the name of a plan in the catalog");

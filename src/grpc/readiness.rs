@@ -45,6 +45,7 @@ pub struct Readiness {
     check_interval: Duration,
     health: HealthReporter,
     gate: Gate,
+    serving: Arc<AtomicBool>,
 }
 
 impl Readiness {
@@ -59,7 +60,8 @@ impl Readiness {
         // A strict server that has not seen its Redis yet lets nobody through.
         let gate = Gate { open: Arc::new(AtomicBool::new(!strict)) };
         let check_interval = Duration::from_millis(settings.durability_check_interval_ms);
-        let readiness = Self { redis, strict, check_interval, health, gate };
+        let serving = Arc::new(AtomicBool::new(false));
+        let readiness = Self { redis, strict, check_interval, health, gate, serving };
         if let Ok(report) = durability::check(&readiness.redis).await {
             log(&report);
             if strict && report.verdict() != Verdict::Durable {
@@ -82,13 +84,21 @@ impl Readiness {
         self.gate.clone()
     }
 
+    /// Whether the server serves, as it changes.
+    pub fn serving(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.serving)
+    }
+
     /// Watches until the server is told to stop, and then says at once that it does not serve.
     pub async fn watch(self, stop: CancellationToken) {
         let mut serving = true;
         let mut checked = Instant::now();
         let mut last_report = None;
         while stop.run_until_cancelled(tokio::time::sleep(PING_INTERVAL)).await.is_some() {
+            let asked = Instant::now();
             let answers = self.redis.ping::<()>(None).await.is_ok();
+            metrics::histogram!("img2text_redis_ping_seconds").record(asked.elapsed());
+            metrics::gauge!("img2text_redis_up").set(if answers { 1.0 } else { 0.0 });
             let gate_open = self.gate.open.load(Ordering::Relaxed);
             if answers && (checked.elapsed() >= self.check_interval || !gate_open) {
                 checked = Instant::now();
@@ -118,6 +128,7 @@ impl Readiness {
     }
 
     async fn tell(&self, serving: bool) {
+        self.serving.store(serving, Ordering::Relaxed);
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         self.health.set_service_status("", status).await;
         for service in SERVICES {

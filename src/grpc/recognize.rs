@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use tonic::metadata::MetadataMap;
+use http::HeaderMap;
 use tonic::{Request, Response, Status};
 
 use super::fields::Fields;
 use super::proto::recognize_service_server::RecognizeService;
 use super::proto::{self, RecognizeRequest, RecognizeResponse};
 use crate::ocr::Options;
-use crate::quota::{RequestId, Settled, State, UserId};
+use crate::quota::{RequestId, Settled, State};
 use crate::recognition::{self, Recognizer};
 
 /// The service.
@@ -33,7 +33,7 @@ impl RecognizeService for Service {
         &self,
         request: Request<RecognizeRequest>,
     ) -> Result<Response<RecognizeResponse>, Status> {
-        let allowed = timeout(request.metadata()).unwrap_or(self.call_time_max);
+        let allowed = timeout(request.metadata().as_ref()).unwrap_or(self.call_time_max);
         let deadline = Instant::now() + allowed.min(self.call_time_max);
         let validate_only = request.get_ref().validate_only;
         let request = recognition_request(request.into_inner(), deadline)?;
@@ -51,7 +51,7 @@ fn recognition_request(
     deadline: Instant,
 ) -> Result<recognition::Request, Status> {
     let mut fields = Fields::default();
-    let user = fields.id("user_id", UserId::parse(request.user_id));
+    let user = fields.user(request.user_id);
     let request_id = request.request_id.map(RequestId::parse).transpose();
     let request_id = fields.id("request_id", request_id);
     let (Some(user), Some(request_id)) = (user, request_id) else {
@@ -81,8 +81,8 @@ fn charge(settled: &Settled) -> proto::Charge {
 }
 
 /// How long the caller waits, as its `grpc-timeout` says: at most eight digits and a unit.
-fn timeout(metadata: &MetadataMap) -> Option<Duration> {
-    let value = metadata.get("grpc-timeout")?.to_str().ok()?;
+pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     let amount: u32 = digits.parse().ok()?;
     let second = Duration::from_secs(1);

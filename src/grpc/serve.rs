@@ -1,6 +1,7 @@
 //! The server: the services behind one listener, their health, and a stop that loses nothing.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -9,8 +10,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
+use super::auth::Auth;
+use super::edge;
+use super::listener::{self, Tls};
 use super::proto::DESCRIPTORS;
 use super::proto::quota_service_server::QuotaServiceServer;
 use super::proto::recognize_service_server::RecognizeServiceServer;
@@ -21,6 +24,7 @@ use crate::config::Config;
 use crate::ocr::Pool;
 use crate::quota::Store;
 use crate::recognition::Recognizer;
+use crate::telemetry;
 
 /// What a message may have beside its picture.
 const MESSAGE_BYTES_EXTRA: usize = 64 << 10;
@@ -28,6 +32,9 @@ const MESSAGE_BYTES_EXTRA: usize = 64 << 10;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const FRAME_BYTES_MAX: u32 = 1 << 20;
+/// How many calls a client may begin and end at once before its connection is closed: one that
+/// does nothing else wants to keep us busy.
+const RESETS_PENDING_MAX: usize = 32;
 /// What the calls that a stop has ended may take to say so.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
@@ -49,8 +56,11 @@ pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Re
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
-    // Answers are small and awaited: they are not held back to be sent with others.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+
+    let auth = Arc::new(Auth::load(&config.auth.callers, config.auth.reflection_open)?);
+    let callers_watcher = tokio::spawn(Arc::clone(&auth).watch(config.auth.callers.clone()));
+    let tls = Tls::load(&config.server)?;
+    let tls_watcher = tls.clone().map(|tls| tokio::spawn(tls.watch()));
 
     let call_time_max = Duration::from_millis(config.ocr.call_ms_max);
     let recognizer = Recognizer::new(parts.pool.clone(), parts.store.clone());
@@ -70,23 +80,39 @@ pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Re
             .include_reflection_service(false)
     };
     let readiness = Readiness::new(parts.redis.clone(), &config.redis, health).await?;
+    let http = match config.telemetry.http_listen.is_empty() {
+        true => None,
+        false => {
+            Some(telemetry::serve_http(&config.telemetry.http_listen, readiness.serving()).await?)
+        }
+    };
     let gate = readiness.gate();
     // It ends with saying that the server does not serve, so that nobody is sent here any more.
     let watcher = tokio::spawn(readiness.watch(stop.clone()));
     let drained = async move {
         let _ = watcher.await;
     };
+    let connections = listener::accept(listener, &config.server, tls, stop.clone());
+    let keepalive = Duration::from_millis(config.server.keepalive_interval_ms);
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
+        .max_concurrent_streams(config.server.streams_max)
+        .http2_max_header_list_size(config.server.header_bytes_max)
+        .http2_keepalive_interval(Some(keepalive))
+        .http2_keepalive_timeout(Some(keepalive))
+        .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+        .max_connection_age(with_jitter(config.server.connection_age_ms_max))
+        .max_connection_age_grace(call_time_max)
+        .layer(edge::Layer::new(config, auth))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(storage)
         .add_service(InterceptedService::new(quota, gate.clone()))
         .add_service(InterceptedService::new(recognize, gate))
-        .serve_with_incoming_shutdown(incoming, drained);
+        .serve_with_incoming_shutdown(connections, drained);
     tracing::info!(%address, "listening");
 
     let mut server = tokio::spawn(server);
@@ -106,8 +132,22 @@ pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Re
     if let Some(finished) = finished {
         finished??;
     }
+    if let Some(http) = http {
+        http.abort();
+    }
+    callers_watcher.abort();
+    if let Some(watcher) = tls_watcher {
+        watcher.abort();
+    }
     if tokio::time::timeout(FAREWELL_MAX, parts.store.settled()).await.is_err() {
         tracing::warn!("some holds could not be given back; they go back when their time is over");
     }
     Ok(())
+}
+
+/// Up to a tenth more than asked for, another part of it in every server, so that the clients of
+/// many servers that were started together do not all come back at once.
+fn with_jitter(age_ms: u64) -> Duration {
+    let random = u64::from(uuid::Uuid::new_v4().as_bytes()[0]);
+    Duration::from_millis(age_ms + age_ms / 10 * random / 255)
 }

@@ -165,11 +165,13 @@ impl Place {
     pub async fn worker(self) -> Result<Worker, Error> {
         let shared = self.shared;
         let deadline = self.deadline.into();
+        let asked = Instant::now();
         let slot = tokio::select! {
             slot = Arc::clone(&shared.slots).acquire_owned() => slot.map_err(|_| Error::Stopping)?,
             () = tokio::time::sleep_until(deadline) => return Err(Error::DeadlineExceeded),
             () = shared.stopping.cancelled() => return Err(Error::Stopping),
         };
+        metrics::histogram!("img2text_ocr_queue_wait_seconds").record(asked.elapsed());
         let warm = shared.idle().pop();
         let process = match warm {
             Some(process) => process,
@@ -192,6 +194,7 @@ impl Worker {
         let started = Instant::now();
         let outcome = self.work(Task::Read(options.clone()), file, deadline).await?;
         shared.learn_page_time(started.elapsed());
+        metrics::histogram!("img2text_ocr_page_seconds").record(started.elapsed());
         match outcome {
             Outcome::Read(page) => Ok(page),
             _ => Err(Error::WorkerDied("it did something else".into())),
@@ -250,6 +253,7 @@ impl Drop for Worker {
         if self.shared.stopping.is_cancelled() {
             return;
         }
+        metrics::counter!("img2text_ocr_worker_restarts_total").increment(1);
         // The slot stays taken until there is a worker in it again.
         let (shared, slot) = (Arc::clone(&self.shared), self.slot.take());
         tokio::spawn(async move {

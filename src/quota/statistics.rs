@@ -54,6 +54,18 @@ pub(super) enum Event {
     Failed,
 }
 
+impl Event {
+    /// Its name in the metrics.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Recognized(_) => "recognized",
+            Self::AnsweredAgain => "answered_again",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// What was counted on one day and is not written yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Batch {

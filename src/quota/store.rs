@@ -316,6 +316,10 @@ impl Store {
     }
 
     pub(super) fn count(&self, user: &UserId, event: Event) {
+        metrics::counter!("img2text_quota_events_total", "event" => event.name()).increment(1);
+        if let Event::Recognized(work) = &event {
+            metrics::counter!("img2text_recognized_characters_total").increment(work.characters);
+        }
         self.shared.statistics.count(user, event);
     }
 
