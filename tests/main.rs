@@ -1,5 +1,6 @@
 //! The promises of img2text, each tested with the real parts: a file per promise.
 
+mod backup;
 mod charges;
 mod history;
 mod model;
@@ -13,10 +14,13 @@ mod support;
 mod a_caller_who_goes_away;
 mod any_client;
 mod durability;
+mod full_disk;
 mod killed_parts;
 mod killing_run;
 mod nobody_overspends;
+mod power_cut;
 mod refusals;
+mod sentinel;
 mod stopping;
 mod the_documents;
 mod the_main_job;

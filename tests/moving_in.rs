@@ -192,3 +192,41 @@ on_both! {
         assert_eq!(store.audit(user).await.unwrap(), []);
     }
 }
+
+/// `img2text storage check` on what the old system left: says what is odd, and changes nothing.
+#[test]
+fn a_look_before_moving_in_tells_what_is_odd_and_changes_nothing() {
+    let redis = redis::Redis::start();
+    redis.cli(&["HSET", "sub:user:1", "plan", "30", "plan_remaining", "12", "free_used", "3"]);
+    let check = || {
+        let output = std::process::Command::new(crate::support::server::PROGRAM)
+            .args(["storage", "check", "--redis-url", &redis.url()])
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, printed) = check();
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(printed.contains("1 users, 1 of them untouched"), "{printed}");
+    assert!(printed.contains("12 of plans, 0 extra"), "{printed}");
+
+    redis.cli(&["HSET", "sub:user:2", "plan", "gold", "extra_remaining", "-4"]);
+    redis.cli(&["HSET", "sub:user:3", "free_used", "three"]);
+    redis.cli(&["HSET", "sub:user:4 5", "free_used", "3"]);
+    redis.cli(&["SET", "sub:user:6", "text"]);
+    let before = redis.cli(&["DEBUG", "DIGEST"]);
+    let (code, printed) = check();
+    assert_eq!(code, Some(1));
+    for told in [
+        "sub:user:2: extra_remaining is -4: counts as 0",
+        "sub:user:2: plan is \"gold\", which the catalog does not have",
+        "sub:user:3: free_used is \"three\", not a number",
+        "sub:user:4 5: nobody can have this id",
+        "sub:user:6: is not a hash",
+        "5 users, 5 of them untouched",
+    ] {
+        assert!(printed.contains(told), "{told:?} is not in\n{printed}");
+    }
+    assert!(!printed.contains("sub:user:1:"), "{printed}");
+    assert_eq!(redis.cli(&["DEBUG", "DIGEST"]), before);
+}

@@ -13,6 +13,7 @@
 //! - [`history`]: what happened to an account, and its monthly totals.
 //! - [`audit`]: whether an account adds up.
 //! - [`export`]: everything that is kept about a user.
+//! - [`inspect`]: what is odd about an account that another system wrote.
 //! - [`statistics`]: what happened over all users, by day.
 //! - [`page`]: lists, page by page.
 
@@ -22,6 +23,7 @@ pub mod catalog;
 pub mod charge;
 pub mod export;
 pub mod history;
+pub mod inspect;
 pub mod page;
 pub mod statistics;
 pub mod store;

@@ -279,3 +279,76 @@ pub mod shared {
         CLUSTER.url()
     }
 }
+
+/// A primary, its replica, and three Sentinels that agree on which is which.
+pub struct Sentinels {
+    primary: Child,
+    others: Vec<Child>,
+    ports: Vec<u16>,
+    _directories: Vec<TempDir>,
+}
+
+impl Sentinels {
+    pub fn start() -> Self {
+        let directories: Vec<_> =
+            (0..5).map(|_| tempfile::Builder::new().prefix("i2t").tempdir().unwrap()).collect();
+        let ports: Vec<_> = (0..5).map(|_| free_port()).collect();
+        let texts: Vec<String> = ports.iter().map(u16::to_string).collect();
+        let primary = server(directories[0].path(), &["--port", &texts[0]]);
+        wait_for("the primary", || cli(&["-p", &texts[0], "ping"]).trim() == "PONG");
+        let replica_of = format!("127.0.0.1 {}", texts[0]);
+        let replica = ["--port", texts[1].as_str(), "--replicaof", &replica_of];
+        let mut others = vec![server(directories[1].path(), &replica)];
+        wait_for("the replica", || {
+            cli(&["-p", &texts[1], "info", "replication"]).contains("master_link_status:up")
+        });
+        for (directory, port) in directories.iter().zip(&texts).skip(2) {
+            let settings = format!(
+                "port {port}\nbind 127.0.0.1\nsentinel monitor accounts 127.0.0.1 {} 2\n\
+                 sentinel down-after-milliseconds accounts 1000\n\
+                 sentinel failover-timeout accounts 5000\n",
+                texts[0]
+            );
+            let path = directory.path().join("sentinel.conf");
+            std::fs::write(&path, settings).unwrap();
+            let mut command = Command::new("setpriv");
+            command.args(["--pdeathsig", "KILL", "redis-server"]).arg(&path).arg("--sentinel");
+            others.push(spawn(command));
+        }
+        wait_for("the Sentinels", || {
+            texts[2..].iter().all(|port| {
+                let known = cli(&["-p", port, "sentinel", "master", "accounts"]);
+                let known: Vec<_> = known.lines().collect();
+                let number = |name| {
+                    let at = known.iter().position(|line| *line == name)?;
+                    known.get(at + 1)?.parse::<u32>().ok()
+                };
+                number("num-slaves") == Some(1) && number("num-other-sentinels") == Some(2)
+            })
+        });
+        Self { primary, others, ports, _directories: directories }
+    }
+
+    pub fn url(&self) -> String {
+        let [_, _, first, second, third] = self.ports[..] else { unreachable!("five ports") };
+        format!(
+            "redis-sentinel://127.0.0.1:{first}?node=127.0.0.1:{second}&node=127.0.0.1:{third}\
+             &sentinelServiceName=accounts"
+        )
+    }
+
+    /// SIGKILL.
+    pub fn kill_primary(&mut self) {
+        self.primary.kill().unwrap();
+        self.primary.wait().unwrap();
+    }
+}
+
+impl Drop for Sentinels {
+    fn drop(&mut self) {
+        for child in self.others.iter_mut().chain([&mut self.primary]) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -48,14 +48,36 @@ impl Server {
     pub fn with<const N: usize>(settings: [(&str, &str); N]) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         let settings = settings.map(|(name, value)| (name.into(), value.into())).into();
-        let (child, address) = launch(home.path(), &settings);
+        let (child, address) = launch(home.path(), serve(home.path(), &settings));
         Self { child, address, settings, home }
+    }
+
+    /// A server whose data directory is a disk of so many bytes: one in memory, which only the
+    /// server and its children see.
+    pub fn on_a_disk_of(bytes: u64) -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let server = serve(home.path(), &BTreeMap::new());
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+        command.arg(format!(
+            "mkdir \"$0\" && mount -t tmpfs -o size={bytes} disk \"$0\" && exec \"$@\""
+        ));
+        command.arg(home.path().join("data")).arg(server.get_program()).args(server.get_args());
+        let (child, address) = launch(home.path(), command);
+        Self { child, address, settings: BTreeMap::new(), home }
+    }
+
+    /// The data directory as the server sees it, where that is not as all see it.
+    pub fn data_dir_inside(&self) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
+        root.join(self.data_dir().strip_prefix("/").expect("absolute"))
     }
 
     /// Starts the server again on the same data, after it has ended.
     pub fn restart(&mut self) {
         let _ = self.child.wait();
-        (self.child, self.address) = launch(self.home.path(), &self.settings);
+        let command = serve(self.home.path(), &self.settings);
+        (self.child, self.address) = launch(self.home.path(), command);
     }
 
     /// Where the server listens, as in `127.0.0.1:40123`.
@@ -245,11 +267,11 @@ fn serve(home: &Path, settings: &BTreeMap<String, String>) -> Command {
 }
 
 /// Starts a server and waits until it says where it listens.
-fn launch(home: &Path, settings: &BTreeMap<String, String>) -> (Child, String) {
+fn launch(home: &Path, mut command: Command) -> (Child, String) {
     let path = home.join("log");
     let log = fs::OpenOptions::new().create(true).append(true).open(&path).expect("a log file");
     let log_start = log.metadata().expect("a log file").len() as usize;
-    let mut child = serve(home, settings)
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a log file"))
         .stderr(log)

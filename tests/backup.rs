@@ -1,0 +1,302 @@
+//! A backup is taken of a live system of any topology, verifies itself, and restores everything
+//! that lasts.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use fred::clients::Client;
+use img2text::quota::{Bucket, Keys, PaymentId, UserId};
+use img2text::redis::backup::file::Record;
+use img2text::redis::backup::{self, Archive, Error, Existing, Restored};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::account::{Account, MINUTE, id};
+use crate::support::redis::{self, Cluster, Redis};
+use crate::support::server::Server;
+
+/// Accounts with a bit of everything, on a Redis.
+async fn fill(url: &str) -> Vec<UserId> {
+    let mut users = Vec::new();
+    for number in 0..50 {
+        let account = Account::on(url).await;
+        let (store, user) = (&account.store, &account.user);
+        let payment = |text: &str| PaymentId::parse(text).unwrap();
+        store.activate_plan(user, "30", &payment("plan")).await.unwrap();
+        store.grant_extra(user, number + 1, &payment("extra")).await.unwrap();
+        store.adjust(user, Bucket::Extra, 1, "Спасибо", &payment("thanks")).await.unwrap();
+        store.reserve(user, &id("open"), 2, 60 * MINUTE, false).await.unwrap();
+        store.reserve(user, &id("spent"), 3, MINUTE, false).await.unwrap();
+        store.commit(user, &id("spent"), Some(2)).await.unwrap();
+        users.push(user.clone());
+    }
+    // As the old system left them, and nobody has touched them since; also what is no text.
+    let account = Account::on(url).await;
+    account.write(&[("plan", "100"), ("plan_remaining", "7"), ("free_used", "3")]).await;
+    users.push(account.user.clone());
+    let account = Account::on(url).await;
+    let key = account.main_key();
+    redis::command(&account.client, "HSET", &[&key, "note", "a\0b\n\"c\""]).await;
+    users.push(account.user.clone());
+    // More than one command writes.
+    let account = Account::on(url).await;
+    let ids: Vec<String> = (0..700).map(|number| format!("long-{number}")).collect();
+    for id in &ids {
+        let payment = PaymentId::parse(id.as_str()).unwrap();
+        account.store.grant_extra(&account.user, 1, &payment).await.unwrap();
+    }
+    users.push(account.user.clone());
+    // Somebody who was deleted must stay so.
+    let account = Account::on(url).await;
+    account.store.get(&account.user).await.unwrap();
+    account.write(&[("extra_remaining", "5")]).await;
+    account.store.delete(&account.user).await.unwrap();
+    users.push(account.user.clone());
+    redis::command(
+        &account.client,
+        "HSET",
+        &["{img2text:statistics}:day:2030-01-01", "pages", "9"],
+    )
+    .await;
+    users
+}
+
+/// Everything that lasts of a user, without the time that passes.
+async fn contents(client: &Client, user: &UserId) -> Vec<backup::file::Key> {
+    let keys = Keys::of(user);
+    let mut found = backup::keys::read(client, keys.lasting(), &Keys::names()).await.unwrap();
+    assert!(!found.is_empty(), "nothing of {user}");
+    for key in &mut found {
+        key.remaining_ms = key.remaining_ms.map(|remaining_ms| {
+            assert!(remaining_ms > 1_000, "{key:?}");
+            1
+        });
+    }
+    found
+}
+
+async fn create(client: &Client, directory: &Path) -> Archive {
+    let path = directory.join("backup");
+    backup::create(client, &path, |_| {}).await.unwrap();
+    Archive::open(&path).unwrap()
+}
+
+async fn restore(
+    client: &Client,
+    archive: &Archive,
+    existing: Existing,
+) -> Result<Restored, Error> {
+    backup::restore(client, archive, None, existing, |_, _| {}).await
+}
+
+/// From one topology into the other.
+async fn moves(from: &str, to: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let users = fill(from).await;
+    let (source, target) = (redis::connect(from).await, redis::connect(to).await);
+    let archive = create(&source, directory.path()).await;
+    assert_eq!(archive.summary().users, users.len() as u64);
+
+    let restored = restore(&target, &archive, Existing::Refuse).await.unwrap();
+    assert_eq!((restored.same, restored.skipped), (0, 0));
+    for user in &users {
+        assert_eq!(contents(&target, user).await, contents(&source, user).await, "{user}");
+    }
+    let day = "{img2text:statistics}:day:2030-01-01";
+    let pages = redis::command(&target, "HGET", &[day, "pages"]).await;
+    assert_eq!(pages.as_string().as_deref(), Some("9"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_of_one_redis_restores_into_a_cluster() {
+    moves(&Redis::start().url(), &Cluster::start().url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_of_a_cluster_restores_into_one_redis() {
+    moves(&Cluster::start().url(), &Redis::start().url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_there_is_overwritten_only_if_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let redis = Redis::start();
+    let users = fill(&redis.url()).await;
+    let client = redis::connect(&redis.url()).await;
+    let archive = create(&client, directory.path()).await;
+    let all = archive.summary().users + archive.summary().server_keys;
+    let before = contents(&client, &users[0]).await;
+
+    // Since then: one spent, one is gone, one came.
+    let main = |user: &UserId| Keys::of(user).main().to_string();
+    redis::command(&client, "HSET", &[&main(&users[0]), "extra_remaining", "999"]).await;
+    for key in Keys::of(&users[1]).all() {
+        redis::command(&client, "DEL", &[key]).await;
+    }
+    redis::command(&client, "HSET", &["sub:user:newcomer", "extra_remaining", "1"]).await;
+
+    let refused = restore(&client, &archive, Existing::Refuse).await;
+    assert!(matches!(refused, Err(Error::NotEmpty)), "{refused:?}");
+
+    let mut skipped = Vec::new();
+    let merged = backup::restore(&client, &archive, None, Existing::Keep, |name, outcome| {
+        if outcome == backup::restore::Outcome::Skipped {
+            skipped.push(name.to_string());
+        }
+    });
+    assert_eq!(merged.await.unwrap(), Restored { written: 1, same: all - 2, skipped: 1 });
+    assert_eq!(skipped, [users[0].to_string()]);
+    contents(&client, &users[1]).await;
+
+    // One user: as it was, and nobody else.
+    let only = Some(&users[0]);
+    let refused = backup::restore(&client, &archive, only, Existing::Refuse, |_, _| {}).await;
+    assert!(matches!(refused, Err(Error::UserExists(_))), "{refused:?}");
+    let one = backup::restore(&client, &archive, only, Existing::Replace, |_, _| {}).await;
+    assert_eq!(one.unwrap(), Restored { written: 1, same: 0, skipped: 0 });
+    assert_eq!(contents(&client, &users[0]).await, before);
+    let nobody = UserId::parse("nobody").unwrap();
+    let refused =
+        backup::restore(&client, &archive, Some(&nobody), Existing::Keep, |_, _| {}).await;
+    assert!(matches!(refused, Err(Error::NoSuchUser(_))), "{refused:?}");
+
+    let replaced = restore(&client, &archive, Existing::Replace).await.unwrap();
+    assert_eq!(replaced, Restored { written: all, same: 0, skipped: 0 });
+    assert_eq!(redis.cli(&["EXISTS", "sub:user:newcomer"]).trim(), "0");
+}
+
+/// Every account in a backup that was taken while all of them were spending adds up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_under_load_holds_whole_accounts() {
+    let directory = tempfile::tempdir().unwrap();
+    let redis = Redis::start();
+    let stop = CancellationToken::new();
+    let mut accounts = Vec::new();
+    let mut callers = Vec::new();
+    for _ in 0..8 {
+        let account = Account::on(&redis.url()).await;
+        let payment = PaymentId::parse("p").unwrap();
+        account.store.grant_extra(&account.user, 1_000_000, &payment).await.unwrap();
+        let (store, user, stop) = (account.store.clone(), account.user.clone(), stop.clone());
+        callers.push(tokio::spawn(async move {
+            let mut calls = 0;
+            while !stop.is_cancelled() {
+                let hold = id(&format!("r{calls}"));
+                store.reserve(&user, &hold, 2, MINUTE, false).await.unwrap();
+                store.commit(&user, &hold, Some(1)).await.unwrap();
+                calls += 1;
+            }
+            calls
+        }));
+        accounts.push(account);
+    }
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while accounts[0].store.get(&accounts[0].user).await.unwrap().spent.extra < 20 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+
+    let client = redis::connect(&redis.url()).await;
+    let archive = create(&client, directory.path()).await;
+    let after = accounts[0].store.get(&accounts[0].user).await.unwrap();
+    stop.cancel();
+    for caller in callers {
+        assert!(caller.await.unwrap() > 0);
+    }
+    let other = Redis::start();
+    let target = Account::on(&other.url()).await;
+    restore(&target.client, &archive, Existing::Refuse).await.unwrap();
+    for account in &accounts {
+        assert_eq!(target.store.audit(&account.user).await.unwrap(), []);
+        let quota = target.store.get(&account.user).await.unwrap();
+        assert!(quota.spent.total() >= 1, "{quota:?}");
+    }
+    let restored = target.store.get(&accounts[0].user).await.unwrap();
+    assert!(restored.spent.total() >= 20 && restored.spent.total() <= after.spent.total());
+}
+
+/// As an operator does it: backup of a running server, all data lost, restoration, start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_commands_bring_back_what_was_lost() {
+    let mut server = Server::start();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("accounts.backup");
+    let file = file.to_str().unwrap();
+    let data_dir = server.data_dir();
+    let data_dir = data_dir.to_str().unwrap();
+    assert!(server.command(["quota", "grant", "ann", "5", "--id", "p"]).status.success());
+    let account = |server: &Server| server.command(["quota", "export", "ann"]).stdout;
+    let history = |server: &Server| server.command(["quota", "history", "ann", "--json"]).stdout;
+    let (quota_before, history_before) = (server.account("ann").await, history(&server));
+
+    let created = server.command(["backup", "create", file, "--data-dir", data_dir]);
+    assert!(created.status.success(), "{created:?}");
+    let printed = String::from_utf8(created.stdout).unwrap();
+    assert!(printed.contains("1 users"), "{printed}");
+    let again = server.command(["backup", "create", file, "--data-dir", data_dir]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("already there"));
+    assert!(server.command(["backup", "verify", file]).status.success());
+    let running = server.command(["backup", "restore", file, "--data-dir", data_dir]);
+    assert!(String::from_utf8_lossy(&running.stderr).contains("--replace"), "{running:?}");
+
+    server.terminate();
+    server.wait();
+    fs::remove_dir_all(data_dir).unwrap();
+
+    let whole = fs::read(file).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 0xff;
+    fs::write(file, flipped).unwrap();
+    let refused = server.command(["backup", "restore", file, "--data-dir", data_dir]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not a whole backup"));
+    assert!(!Path::new(data_dir).exists(), "a damaged backup touches nothing");
+
+    fs::write(file, whole).unwrap();
+    let restored = server.command(["backup", "restore", file, "--data-dir", data_dir]);
+    assert!(restored.status.success(), "{restored:?}");
+    server.restart();
+    assert_eq!(server.account("ann").await, quota_before);
+    assert_eq!(history(&server), history_before);
+    assert!(String::from_utf8(account(&server)).unwrap().contains("\"p\""));
+}
+
+/// `--every` goes on, and keeps the latest.
+#[test]
+fn a_scheduled_backup_keeps_the_latest() {
+    let server = Server::start();
+    assert!(server.command(["quota", "grant", "ann", "5", "--id", "p"]).status.success());
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new(crate::support::server::PROGRAM)
+        .args(["backup", "create", "--every", "1s", "--keep", "2"])
+        .arg(directory.path())
+        .arg("--data-dir")
+        .arg(server.data_dir())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let names = || {
+        let entries = fs::read_dir(directory.path()).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.ends_with(".backup"))
+            .collect();
+        names.sort();
+        names
+    };
+    let mut first = String::new();
+    crate::support::server::wait_until("there is a backup", || {
+        first = names().first().cloned().unwrap_or_default();
+        !first.is_empty()
+    });
+    crate::support::server::wait_until("the first was deleted", || !names().contains(&first));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let kept = names();
+    assert!(kept.len() <= 3, "{kept:?}");
+    let archive = Archive::open(&directory.path().join(&kept[0])).unwrap();
+    let records: Vec<Record> = archive.records().unwrap().map(Result::unwrap).collect();
+    assert!(matches!(&records[0], Record::User { user, .. } if user == "ann"));
+}
