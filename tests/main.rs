@@ -13,6 +13,7 @@ mod support;
 
 mod a_caller_who_goes_away;
 mod any_client;
+mod deployment;
 mod durability;
 mod full_disk;
 mod killed_parts;

