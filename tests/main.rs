@@ -15,7 +15,6 @@ mod a_caller_who_goes_away;
 mod any_client;
 mod deployment;
 mod durability;
-mod full_disk;
 mod killed_parts;
 mod killing_run;
 mod nobody_overspends;

@@ -1,5 +1,5 @@
-//! A failover by Sentinel: calls end in bounded time as "try again", and go on with the new
-//! primary. Replication is asynchronous, so changes that were acknowledged can be lost with the
+//! A failover by Sentinel: calls wait or end as "try again", in bounded time, and go on with the
+//! new primary. Replication is asynchronous, so changes that were acknowledged can be lost with the
 //! old one: that is said beforehand, and counted here.
 
 use std::time::{Duration, Instant};
