@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::ocr::{self, Options, Page};
+use crate::ocr::{self, Options, Page, WhenFull};
 use crate::quota::{
     self, Charge, Charged, Quota, RequestId, Settled, State, Store, StoredAnswer, UserId, Work,
 };
@@ -38,6 +38,8 @@ pub struct Request {
     pub options: Options,
     /// When the caller stops waiting.
     pub deadline: Instant,
+    /// What to do where too many wait already.
+    pub when_full: WhenFull,
 }
 
 /// A recognised page, and what it cost.
@@ -58,6 +60,14 @@ pub enum Error {
     /// The picture was refused, or the recogniser failed.
     #[error(transparent)]
     Ocr(#[from] ocr::Error),
+    /// The answer is larger than a reply may be.
+    #[error("the answer has {bytes} bytes; a reply may have {bytes_max}")]
+    ReplyTooLarge {
+        /// What the answer takes.
+        bytes: usize,
+        /// What it may take.
+        bytes_max: usize,
+    },
 }
 
 impl Recognizer {
@@ -66,25 +76,48 @@ impl Recognizer {
         Self { pool, store }
     }
 
-    /// Recognises one page and charges one request for it.
+    /// The workers.
+    pub fn pool(&self) -> &ocr::Pool {
+        &self.pool
+    }
+
+    /// Counts the pages of a file. Costs nothing.
+    pub async fn count_pages(&self, request: &Request) -> Result<u32, Error> {
+        self.pool.check(&request.image, &request.options)?;
+        let worker = self.queue(request).await?.worker().await?;
+        Ok(worker.count(&request.image, request.deadline).await?)
+    }
+
+    async fn queue(&self, request: &Request) -> Result<ocr::Place, ocr::Error> {
+        let caller = request.user.as_str();
+        self.pool.queue(caller, &request.image, request.deadline, request.when_full).await
+    }
+
+    /// Recognises one page and charges one request for it, if the page can be `accept`ed as an
+    /// answer.
     ///
     /// If this future is dropped, because the caller went away, the hold goes back: [`Charge`]
     /// releases what it was not told to commit.
-    pub async fn recognize(&self, request: Request) -> Result<Recognized, Error> {
+    pub async fn recognize(
+        &self,
+        request: Request,
+        accept: impl Fn(&Page) -> Result<(), Error>,
+    ) -> Result<Recognized, Error> {
         self.pool.check(&request.image, &request.options)?;
-        let place = self.pool.queue(request.deadline)?;
+        let place = self.queue(&request).await?;
         let request_id = request.request_id.as_ref();
         let charge =
             match self.store.charge(&request.user, request_id, request.fingerprint()).await? {
                 Charged::New(charge) => charge,
                 Charged::Answered(stored) => return Recognized::again(stored),
             };
-        match work(place, &request).await {
+        let page = work(place, &request).await.map_err(Error::from);
+        match page.and_then(|page| accept(&page).map(|()| page)) {
             Ok(page) => Ok(settle(charge, page).await),
             Err(error) => {
                 // The caller may ask again at once: its request must be back by then.
                 charge.release().await;
-                Err(error.into())
+                Err(error)
             }
         }
     }

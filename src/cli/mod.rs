@@ -3,7 +3,9 @@
 pub mod backup;
 pub mod client;
 pub mod config;
+mod document;
 pub mod health;
+pub mod languages;
 pub mod quota;
 pub mod recognize;
 pub mod redis_child;
@@ -33,6 +35,8 @@ enum Command {
     Serve(serve::Args),
     /// Recognise the text in pictures
     Recognize(recognize::Args),
+    /// List the languages that the server can read
+    Languages(languages::Args),
     /// Look after accounts: what may be spent, what was
     Quota(quota::Args),
     /// Look at where the accounts are kept
@@ -66,6 +70,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => run(serve::run(args)),
         Command::Recognize(args) => run(recognize::run(args)),
+        Command::Languages(args) => run(languages::run(args)),
         Command::Quota(args) => run(quota::run(args)),
         Command::Storage(args) => run(storage::run(args)),
         Command::Health(args) => run(health::run(args)),

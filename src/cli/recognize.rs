@@ -8,9 +8,11 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use uuid::Uuid;
 
-use super::{Failure, client};
+use super::{Failure, client, document};
 use crate::grpc::proto::recognize_service_client::RecognizeServiceClient;
-use crate::grpc::proto::{ChargeState, RecognizeRequest, RecognizeResponse};
+use crate::grpc::proto::{
+    ChargeState, OutputFormat, RecognizeOptions, RecognizeRequest, RecognizeResponse,
+};
 
 /// How often a picture is sent whose call got no answer. Sending it again is safe: its request id
 /// stays the same.
@@ -19,7 +21,7 @@ const ATTEMPTS_MAX: u32 = 2;
 /// Recognise the text in pictures.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The pictures: PNG, JPEG, WebP, TIFF, BMP or GIF
+    /// The pictures: PNG, JPEG, WebP, TIFF, BMP, GIF or PDF
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Whose account pays
@@ -28,8 +30,44 @@ pub struct Args {
     /// The languages of the text, most likely first, as in `eng+rus` [default: the server's]
     #[arg(long, value_name = "LANGUAGES", value_delimiter = '+')]
     lang: Vec<String>,
+    /// Which page of each file, counted from 1
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    page: u32,
+    /// Every page of each file, a form feed after each; each costs a request
+    #[arg(long, conflicts_with_all = ["page", "format"])]
+    all_pages: bool,
+    /// What to print
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
     #[command(flatten)]
     server: client::Server,
+}
+
+/// What is printed of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// The text alone
+    Text,
+    /// hOCR, an XHTML with the place of every word
+    Hocr,
+    /// ALTO, an XML with the place of every word
+    Alto,
+    /// A line per element, as Tesseract's TSV
+    Tsv,
+    /// A PDF that shows the picture and can be searched
+    Pdf,
+}
+
+impl Format {
+    fn requested(self) -> Vec<i32> {
+        match self {
+            Self::Text => Vec::new(),
+            Self::Hocr => vec![OutputFormat::Hocr.into()],
+            Self::Alto => vec![OutputFormat::Alto.into()],
+            Self::Tsv => vec![OutputFormat::Tsv.into()],
+            Self::Pdf => vec![OutputFormat::Pdf.into()],
+        }
+    }
 }
 
 /// Recognises each picture; one that fails does not stop the others.
@@ -43,9 +81,26 @@ pub async fn run(args: Args) -> Result<()> {
     let mut remaining = None;
     for file in &args.files {
         progress.set_message(file.display().to_string());
+        if args.all_pages {
+            match read_all(&mut client, file, &args).await {
+                Ok(last) => remaining = last.as_ref().map(what_is_left).or(remaining),
+                Err(error) => {
+                    failed += 1;
+                    last_failure = Some(Failure::from(error));
+                }
+            }
+            progress.inc(1);
+            continue;
+        }
         match recognize(&mut client, file, &args).await {
             Ok(response) => {
-                progress.suspend(|| print_text(several.then_some(file), &response.text))?;
+                progress.suspend(|| match response.outputs.first() {
+                    Some(output) => print_bytes(&output.content),
+                    None => print_text(several.then_some(file), &response.text),
+                })?;
+                for warning in &response.warnings {
+                    progress.suspend(|| eprintln!("img2text: {}: {warning}", file.display()));
+                }
                 remaining = Some(what_is_left(&response));
             }
             Err(error) => {
@@ -73,6 +128,28 @@ pub async fn run(args: Args) -> Result<()> {
     }
 }
 
+/// Reads every page of a file. A page that fails is told of at once and does not stop the others.
+async fn read_all(
+    client: &mut RecognizeServiceClient<client::Connection>,
+    file: &Path,
+    args: &Args,
+) -> Result<Option<RecognizeResponse>> {
+    // How many pages there are is known with the first answer.
+    let pages = progress(2);
+    pages.set_message(file.display().to_string());
+    let (last, failure) = document::recognize(client, file, &args.user, &args.lang, &pages).await?;
+    pages.finish_and_clear();
+    match (failure, last) {
+        (None, last) => Ok(last),
+        (Some(status), last) => {
+            if let Some(last) = &last {
+                eprintln!("{}", what_is_left(last));
+            }
+            Err(status.into())
+        }
+    }
+}
+
 /// A bar where there is something to wait for and somebody to see it.
 fn progress(files: usize) -> ProgressBar {
     if files < 2 || !std::io::stderr().is_terminal() {
@@ -94,6 +171,8 @@ async fn recognize(
         user_id: args.user.clone(),
         request_id: Some(Uuid::new_v4().to_string()),
         languages: args.lang.clone(),
+        page: Some(args.page),
+        options: Some(RecognizeOptions { formats: args.format.requested(), ..Default::default() }),
         ..Default::default()
     };
     let mut attempt = 1;
@@ -111,6 +190,12 @@ async fn recognize(
 fn answer_was_lost(status: &tonic::Status) -> bool {
     status.details().is_empty()
         && matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown)
+}
+
+fn print_bytes(bytes: &[u8]) -> Result<()> {
+    let mut stdout = stdout().lock();
+    stdout.write_all(bytes)?;
+    Ok(stdout.flush()?)
 }
 
 fn print_text(name: Option<&PathBuf>, text: &str) -> Result<()> {

@@ -56,7 +56,7 @@ impl Config {
         {
             violations.push(("server.tls_client_ca", "needs server.tls_certificate".into()));
         }
-        let least: [(_, u64, u64); 23] = [
+        let least: [(_, u64, u64); 27] = [
             ("server.connections_max", server.connections_max as u64, 1),
             ("server.streams_max", server.streams_max.into(), 1),
             // A picture must fit in.
@@ -86,6 +86,10 @@ impl Config {
             // Less than that and no engine starts.
             ("ocr.worker_memory_bytes_max", ocr.worker_memory_bytes_max, 256 << 20),
             ("ocr.call_ms_max", ocr.call_ms_max, 1),
+            ("ocr.worker_pages_max", ocr.worker_pages_max, 1),
+            ("ocr.in_flight_bytes_max", ocr.in_flight_bytes_max as u64, 1),
+            ("ocr.stream_in_flight_max", ocr.stream_in_flight_max as u64, 1),
+            ("ocr.reply_bytes_max", ocr.reply_bytes_max as u64, 1),
         ];
         let too_small = least.into_iter().filter(|(_, value, least)| value < least);
         violations
@@ -301,6 +305,18 @@ pub struct Ocr {
     pub call_ms_max: u64,
     /// How much address space a worker may take, in bytes.
     pub worker_memory_bytes_max: u64,
+    /// How much memory a worker may still hold after a page before it is replaced, in bytes.
+    pub worker_resident_bytes_max: u64,
+    /// Whether workers are shut in: no network, no files but the language data, few system calls.
+    pub worker_isolation: bool,
+    /// After how many pages a worker is replaced.
+    pub worker_pages_max: u64,
+    /// How many bytes of files may wait or be worked on, in all.
+    pub in_flight_bytes_max: usize,
+    /// How many pictures of one streaming call may wait or be worked on at once.
+    pub stream_in_flight_max: usize,
+    /// The largest reply to Recognize, in bytes; clients refuse 4 MiB unless told otherwise.
+    pub reply_bytes_max: usize,
 }
 
 impl Default for Ocr {
@@ -316,6 +332,12 @@ impl Default for Ocr {
             page_ms_max: 60_000,
             call_ms_max: 120_000,
             worker_memory_bytes_max: 3 << 30,
+            worker_resident_bytes_max: 1 << 30,
+            worker_isolation: true,
+            worker_pages_max: 5_000,
+            in_flight_bytes_max: 256 << 20,
+            stream_in_flight_max: 8,
+            reply_bytes_max: 3 << 20,
         }
     }
 }

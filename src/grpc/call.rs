@@ -40,6 +40,20 @@ pub(super) fn may_touch(user: &UserId) -> bool {
     .unwrap_or(true)
 }
 
+/// The call that this task serves. Answers of a streaming call are made outside of its task: what
+/// they do is done [`within`] it.
+pub(super) fn current() -> Option<Arc<Call>> {
+    CALL.try_with(Arc::clone).ok()
+}
+
+/// Does a part of a call outside of its task.
+pub(super) async fn within<W: Future>(call: Option<Arc<Call>>, work: W) -> W::Output {
+    match call {
+        Some(call) => CALL.scope(call, work).await,
+        None => work.await,
+    }
+}
+
 impl Call {
     pub(super) fn new(method: Arc<str>, peer: Option<SocketAddr>, hash_user_ids: bool) -> Self {
         metrics::gauge!("img2text_rpc_in_flight").increment(1);

@@ -3,9 +3,11 @@
 
 pub mod auth;
 mod call;
+mod document;
 mod edge;
 mod fields;
 mod listener;
+mod page;
 pub mod quota;
 pub mod readiness;
 pub mod recognize;
@@ -14,6 +16,7 @@ pub mod status;
 pub mod storage;
 
 /// The contract as generated from `proto/img2text/v1`.
+#[allow(clippy::large_enum_variant, reason = "a reply is made once and sent")]
 pub mod proto {
     tonic::include_proto!("img2text.v1");
 

@@ -2,15 +2,31 @@
 
 use std::time::{Duration, Instant};
 
+use futures::stream::{self, BoxStream, StreamExt};
 use http::HeaderMap;
-use tonic::{Request, Response, Status};
+use prost::Message;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::fields::Fields;
 use super::proto::recognize_service_server::RecognizeService;
-use super::proto::{self, RecognizeRequest, RecognizeResponse};
-use crate::ocr::Options;
+use super::proto::{
+    self, ListLanguagesRequest, ListLanguagesResponse, RecognizeDocumentRequest,
+    RecognizeDocumentResponse, RecognizeRequest, RecognizeResponse, RecognizeStreamRequest,
+    RecognizeStreamResponse,
+};
+use super::{call, document, page, status};
+use crate::ocr::{self, WhenFull};
 use crate::quota::{RequestId, Settled, State};
 use crate::recognition::{self, Recognizer};
+
+/// What charge and account take of a reply, at most.
+const CHARGE_BYTES_MAX: usize = 1 << 10;
+
+/// How many times longer than one picture a document may take.
+const DOCUMENT_CALLS_MAX: u32 = 1_000;
+
+/// The answers of a streaming call.
+type Answers<T> = BoxStream<'static, Result<T, Status>>;
 
 /// The service.
 #[derive(Clone)]
@@ -21,6 +37,12 @@ pub struct Service {
 }
 
 impl Service {
+    /// How long a document may take in all if its caller does not say: each of its pages has its
+    /// own limit.
+    pub(super) fn document_time_max(&self) -> Duration {
+        self.call_time_max * DOCUMENT_CALLS_MAX
+    }
+
     /// A service on the given recogniser.
     pub fn new(recognizer: Recognizer, call_time_max: Duration) -> Self {
         Self { recognizer, call_time_max }
@@ -33,41 +55,167 @@ impl RecognizeService for Service {
         &self,
         request: Request<RecognizeRequest>,
     ) -> Result<Response<RecognizeResponse>, Status> {
-        let allowed = timeout(request.metadata().as_ref()).unwrap_or(self.call_time_max);
-        let deadline = Instant::now() + allowed.min(self.call_time_max);
+        let deadline = self.deadline(request.metadata().as_ref());
         let validate_only = request.get_ref().validate_only;
-        let request = recognition_request(request.into_inner(), deadline)?;
+        let request = recognition_request(request.into_inner(), deadline, WhenFull::Refuse)?;
         if validate_only {
             let quota = Some(self.recognizer.validate(&request).await?.into());
             return Ok(Response::new(RecognizeResponse { quota, ..Default::default() }));
         }
-        let recognized = self.recognizer.recognize(request).await?;
-        Ok(Response::new(response(recognized)))
+        Ok(Response::new(self.recognize_one(request).await?))
+    }
+
+    type RecognizeDocumentStream = Answers<RecognizeDocumentResponse>;
+
+    async fn recognize_document(
+        &self,
+        request: Request<Streaming<RecognizeDocumentRequest>>,
+    ) -> Result<Response<Self::RecognizeDocumentStream>, Status> {
+        let deadline = timeout(request.metadata().as_ref()).map(|allowed| Instant::now() + allowed);
+        let bytes_max = self.recognizer.pool().settings().image_bytes_max;
+        let upload = document::receive(request.into_inner(), bytes_max);
+        let arrives_until = self.deadline_within(deadline);
+        let upload = tokio::time::timeout_at(arrives_until.into(), upload).await;
+        let upload = upload.map_err(|_| Status::from(ocr::Error::DeadlineExceeded))??;
+        let document = document::Document::new(upload, deadline, self)?;
+        let counting = recognition::Request { deadline: arrives_until, ..document.page(1) };
+        let pages = self.recognizer.count_pages(&counting).await?;
+        let range = document.pages(pages)?;
+        let service = self.clone();
+        let at_once = self.recognizer.pool().workers();
+        let answers = stream::iter(range)
+            .map(move |page| service.clone().recognize_page(document.page(page), pages))
+            .buffered(at_once)
+            .flat_map(|messages| stream::iter(messages.into_iter().map(Ok)));
+        Ok(Response::new(answers.boxed()))
+    }
+
+    type RecognizeStreamStream = Answers<RecognizeStreamResponse>;
+
+    async fn recognize_stream(
+        &self,
+        request: Request<Streaming<RecognizeStreamRequest>>,
+    ) -> Result<Response<Self::RecognizeStreamStream>, Status> {
+        let deadline = timeout(request.metadata().as_ref()).map(|allowed| Instant::now() + allowed);
+        let at_once = self.recognizer.pool().settings().stream_in_flight_max;
+        let service = self.clone();
+        let this_call = call::current();
+        // The next picture is read only when one before it is done: so nothing piles up here.
+        let answers = request
+            .into_inner()
+            .map(move |item| {
+                let answer = service.clone().recognize_item(item, deadline);
+                call::within(this_call.clone(), answer)
+            })
+            .buffer_unordered(at_once);
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn list_languages(
+        &self,
+        _request: Request<ListLanguagesRequest>,
+    ) -> Result<Response<ListLanguagesResponse>, Status> {
+        let pool = self.recognizer.pool();
+        Ok(Response::new(ListLanguagesResponse {
+            languages: pool.languages().to_vec(),
+            default_languages: pool.settings().languages_default.clone(),
+        }))
+    }
+}
+
+/// The longest id of a picture in a stream.
+const ITEM_ID_BYTES_MAX: usize = 256;
+
+impl Service {
+    /// When a call ends at the latest, by its caller's word and the server's.
+    fn deadline(&self, headers: &HeaderMap) -> Instant {
+        self.deadline_within(timeout(headers).map(|allowed| Instant::now() + allowed))
+    }
+
+    /// The same for a part of a call that begins now.
+    fn deadline_within(&self, deadline: Option<Instant>) -> Instant {
+        let ours = Instant::now() + self.call_time_max;
+        deadline.map_or(ours, |theirs| theirs.min(ours))
+    }
+
+    async fn recognize_one(
+        &self,
+        request: recognition::Request,
+    ) -> Result<RecognizeResponse, Status> {
+        let bytes_max = self.recognizer.pool().settings().reply_bytes_max;
+        let fits = |page: &ocr::Page| {
+            let bytes = page::response(page.clone()).encoded_len() + CHARGE_BYTES_MAX;
+            if bytes <= bytes_max {
+                return Ok(());
+            }
+            Err(recognition::Error::ReplyTooLarge { bytes, bytes_max })
+        };
+        Ok(response(self.recognizer.recognize(request, fits).await?))
+    }
+
+    /// A page of a document as messages: what was read, then its formats in pieces.
+    async fn recognize_page(
+        self,
+        mut request: recognition::Request,
+        page_count: u32,
+    ) -> Vec<RecognizeDocumentResponse> {
+        let page = request.options.page;
+        // The pages before may have taken long; each has its own time.
+        request.deadline = self.deadline_within(Some(request.deadline));
+        let result = self.recognizer.recognize(request, |_| Ok(())).await;
+        document::messages(page, page_count, result.map(response).map_err(Status::from))
+    }
+
+    async fn recognize_item(
+        self,
+        item: Result<RecognizeStreamRequest, Status>,
+        deadline: Option<Instant>,
+    ) -> Result<RecognizeStreamResponse, Status> {
+        use proto::recognize_stream_response::Result as Outcome;
+        let RecognizeStreamRequest { id, request } = item?;
+        if id.len() > ITEM_ID_BYTES_MAX {
+            let mut fields = Fields::default();
+            fields.wrong::<()>("id", format!("may have at most {ITEM_ID_BYTES_MAX} bytes"));
+            return Err(fields.refusal());
+        }
+        let request = request.unwrap_or_default();
+        let request = recognition_request(request, self.deadline_within(deadline), WhenFull::Wait);
+        let recognized = match request {
+            Ok(request) => self.recognize_one(request).await,
+            Err(status) => Err(status),
+        };
+        let result = match recognized {
+            Ok(response) => Outcome::Recognized(response),
+            Err(status) => Outcome::Error(status::to_message(status)),
+        };
+        Ok(RecognizeStreamResponse { id, result: Some(result) })
     }
 }
 
 fn recognition_request(
     request: RecognizeRequest,
     deadline: Instant,
+    when_full: WhenFull,
 ) -> Result<recognition::Request, Status> {
     let mut fields = Fields::default();
     let user = fields.user(request.user_id);
     let request_id = request.request_id.map(RequestId::parse).transpose();
     let request_id = fields.id("request_id", request_id);
-    let (Some(user), Some(request_id)) = (user, request_id) else {
+    let page = request.page.unwrap_or(1);
+    let options = page::options(request.options, request.languages, page, "options", &mut fields);
+    let (Some(user), Some(request_id), Some(options)) = (user, request_id, options) else {
         return Err(fields.refusal());
     };
-    let options = Options { languages: request.languages, ..Options::default() };
-    Ok(recognition::Request { user, request_id, image: request.image, options, deadline })
+    let image = request.image;
+    Ok(recognition::Request { user, request_id, image, options, deadline, when_full })
 }
 
 fn response(recognized: recognition::Recognized) -> RecognizeResponse {
     let recognition::Recognized { page, settled } = recognized;
     RecognizeResponse {
-        text: page.text,
-        mean_confidence: page.mean_confidence,
         charge: Some(charge(&settled)),
         quota: settled.quota.map(Into::into),
+        ..page::response(page)
     }
 }
 

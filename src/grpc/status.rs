@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -49,6 +50,7 @@ reasons! {
     InvalidArgument, "INVALID_ARGUMENT", InvalidArgument, "A field is wrong, or the picture cannot be decoded. `BadRequest` names each field: mend them.";
     MessageMalformed, "MESSAGE_MALFORMED", InvalidArgument, "The bytes are no message of this method. Generate the client from this server's contract.";
     MessageTooLarge, "MESSAGE_TOO_LARGE", InvalidArgument, "Send a smaller picture: `ocr.image_bytes_max` is the limit.";
+    ReplyTooLarge, "REPLY_TOO_LARGE", OutOfRange, "Ask for less, or call RecognizeDocument, which sends formats in pieces: `ocr.reply_bytes_max` is the limit. Nothing was charged.";
     CompressionUnknown, "COMPRESSION_UNKNOWN", Unimplemented, "Send messages uncompressed.";
     MethodUnknown, "METHOD_UNKNOWN", Unimplemented, "Ask reflection which methods there are.";
     NameUnknown, "NAME_UNKNOWN", NotFound, "Ask reflection or health for a name that there is.";
@@ -154,6 +156,19 @@ pub fn complete(status: Status) -> Status {
             plain(Reason::Internal, "something went wrong in the server")
         }
     }
+}
+
+/// A status as a message within a stream.
+pub fn to_message(status: Status) -> tonic_types::Status {
+    // With details it is there already, encoded for the wire.
+    tonic_types::Status::decode(status.details())
+        .ok()
+        .filter(|_| !status.details().is_empty())
+        .unwrap_or_else(|| tonic_types::Status {
+            code: status.code().into(),
+            message: status.message().into(),
+            details: Vec::new(),
+        })
 }
 
 fn details(reason: Reason) -> ErrorDetails {
@@ -281,6 +296,13 @@ impl From<recognition::Error> for Status {
         match error {
             recognition::Error::Quota(error) => error.into(),
             recognition::Error::Ocr(error) => error.into(),
+            recognition::Error::ReplyTooLarge { .. } => {
+                let message = format!(
+                    "{error}, and was not charged: ask for less, or call RecognizeDocument, which \
+                     sends formats in pieces"
+                );
+                plain(Reason::ReplyTooLarge, message)
+            }
         }
     }
 }

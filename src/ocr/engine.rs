@@ -4,8 +4,9 @@
 //! only one to use it; nothing that Tesseract lends is kept; what it gives is freed by its own
 //! functions.
 
-use std::ffi::{CStr, CString, c_char, c_int};
-use std::path::Path;
+use std::ffi::{CStr, CString, OsStr, c_char, c_int};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::ptr::{NonNull, null};
 use std::time::Duration;
 
@@ -74,6 +75,14 @@ impl Engine {
         unsafe { sys::TessDeleteTextArray(array) };
         languages.sort();
         languages
+    }
+
+    /// Where its data are.
+    pub fn data_dir(&self) -> PathBuf {
+        // SAFETY: the handle is live and initialised; the text is its own, ends with a zero, and
+        // is copied before anything else is asked of it.
+        let path = unsafe { CStr::from_ptr(sys::TessBaseAPIGetDatapath(self.handle.as_ptr())) };
+        PathBuf::from(OsStr::from_bytes(path.to_bytes()))
     }
 
     /// Reads a picture, or stops when the time is over.

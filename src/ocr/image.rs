@@ -3,8 +3,10 @@
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use image::metadata::Orientation;
 use image::{
-    DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, Luma, LumaA, Pixel,
+    DynamicImage, ExtendedColorType, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits,
+    Luma, LumaA, Pixel,
 };
 
 use super::{Violation, pdf, tiff};
@@ -117,8 +119,45 @@ impl From<image::ImageError> for ImageError {
 pub struct Decoded {
     /// The pixels.
     pub grey: GrayImage,
+    /// The picture as a PDF shows it, if one is wanted.
+    pub picture: Option<Picture>,
     /// How many pages the file has.
     pub count: u32,
+}
+
+/// A picture as it was sent.
+pub struct Picture {
+    /// Its width, in pixels.
+    pub width: u32,
+    /// Its height, in pixels.
+    pub height: u32,
+    /// Whether it has one sample a pixel, or three: red, green, blue.
+    pub is_grey: bool,
+    /// The samples, eight bits each.
+    pub samples: Samples,
+}
+
+/// The samples of a picture.
+pub enum Samples {
+    /// Within the JPEG file that was sent.
+    Jpeg(Vec<u8>),
+    /// Row by row.
+    Raw(Vec<u8>),
+}
+
+impl Picture {
+    /// The picture of some pixels, upright already. A JPEG file that shows the same without being
+    /// turned is kept as it is.
+    fn of(image: &DynamicImage, jpeg: Option<&[u8]>) -> Self {
+        let (width, height) = (image.width(), image.height());
+        let is_grey = !image.color().has_color();
+        let samples = match jpeg {
+            Some(file) => Samples::Jpeg(file.to_vec()),
+            None if is_grey => Samples::Raw(grey(image.clone()).into_raw()),
+            None => Samples::Raw(image.to_rgb8().into_raw()),
+        };
+        Self { width, height, is_grey, samples }
+    }
 }
 
 /// How many pages a file has that [`check`] has let through.
@@ -132,23 +171,34 @@ pub fn count(file: &[u8]) -> Result<u32, ImageError> {
 }
 
 /// Decodes a page, counted from 1, of a file that [`check`] has let through.
-pub fn decode(file: &[u8], page: u32, settings: &config::Ocr) -> Result<Decoded, ImageError> {
+///
+/// With the picture as a PDF shows it, if that is wanted.
+pub fn decode(
+    file: &[u8],
+    page: u32,
+    with_picture: bool,
+    settings: &config::Ocr,
+) -> Result<Decoded, ImageError> {
     let count = count(file)?;
     if page < 1 || page > count {
         let description = format!("is {page}; the file has {count}");
         return Err(ImageError::Refused(Violation::new("page", description)));
     }
-    let grey = without_panic(|| match format(file) {
-        Some(Format::Pdf) => pdf::render(file, page, settings),
+    let (grey, picture) = without_panic(|| match format(file) {
+        Some(Format::Pdf) => {
+            let image = DynamicImage::ImageLuma8(pdf::render(file, page, settings)?);
+            let picture = with_picture.then(|| Picture::of(&image, None));
+            Ok((image.into_luma8(), picture))
+        }
         Some(Format::Picture(ImageFormat::Tiff)) if page > 1 => {
             let first =
                 tiff::with_first(file, page).ok_or_else(|| ImageError::corrupt("no page"))?;
-            picture(&first, ImageFormat::Tiff, settings)
+            picture(&first, ImageFormat::Tiff, with_picture, settings)
         }
-        Some(Format::Picture(format)) => picture(file, format, settings),
+        Some(Format::Picture(format)) => picture(file, format, with_picture, settings),
         None => Err(ImageError::corrupt("unknown format")),
     })?;
-    Ok(Decoded { grey, count })
+    Ok(Decoded { grey, picture, count })
 }
 
 /// A decoder that panics has met a file that its authors did not foresee: a corrupt one.
@@ -160,8 +210,9 @@ fn without_panic<T>(work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, I
 fn picture(
     bytes: &[u8],
     format: ImageFormat,
+    with_picture: bool,
     settings: &config::Ocr,
-) -> Result<GrayImage, ImageError> {
+) -> Result<(GrayImage, Option<Picture>), ImageError> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     limits.max_image_width = Some(settings.image_side_pixels_max);
@@ -176,9 +227,15 @@ fn picture(
         return Err(ImageError::Refused(Violation::new("image", description)));
     }
     let orientation = decoder.orientation()?;
+    // Of a JPEG with four colours PDF and its readers make different things.
+    let colour = decoder.original_color_type();
+    let is_plain_jpeg = format == ImageFormat::Jpeg
+        && matches!(colour, ExtendedColorType::L8 | ExtendedColorType::Rgb8)
+        && orientation == Orientation::NoTransforms;
     let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);
-    Ok(grey(image))
+    let picture = with_picture.then(|| Picture::of(&image, is_plain_jpeg.then_some(bytes)));
+    Ok((grey(image), picture))
 }
 
 fn grey(image: DynamicImage) -> GrayImage {

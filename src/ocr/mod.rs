@@ -12,20 +12,26 @@
 //! - `script`: which languages to expect, where the request leaves that open.
 //! - [`engine`]: Tesseract. The only place with unsafe code.
 //! - [`layout`]: what was read: pages, blocks, paragraphs, lines, words.
+//! - [`output`]: a page as hOCR, ALTO, TSV or PDF.
 //! - [`wire`]: how a server and its workers talk.
 //! - [`worker`]: the child process.
+//! - `turns`: which caller is next.
+//! - `sandbox`: as little of the system as a worker needs.
 //! - [`pool`]: the child processes, and the queue before them.
 
 pub mod engine;
 pub mod geometry;
 pub mod image;
 pub mod layout;
+pub mod output;
 mod pdf;
 pub mod pool;
 pub mod prepare;
 pub mod recognizer;
+mod sandbox;
 mod script;
 mod tiff;
+mod turns;
 pub mod wire;
 pub mod worker;
 
@@ -34,7 +40,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use layout::{Format, Page};
-pub use pool::{Place, Pool, Worker};
+pub use pool::{Place, Pool, WhenFull, Worker};
 pub use prepare::Preparation;
 
 /// How to read a picture. Everything here may change the answer.

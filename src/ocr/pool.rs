@@ -16,6 +16,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::turns::{Turn, Turns};
 use super::wire::{self, Hello, Job, Outcome, Task};
 use super::{AUTO, Error, Options, Page, Violation, image};
 use crate::{config, process};
@@ -46,8 +47,10 @@ struct Shared {
     languages: Vec<String>,
     /// A permit for everybody who waits or works.
     places: Arc<Semaphore>,
-    /// A permit for everybody who works.
-    slots: Arc<Semaphore>,
+    /// A permit for every kibibyte of the files that wait or are worked on.
+    kibibytes: Arc<Semaphore>,
+    /// A turn for everybody who works.
+    turns: Arc<Turns>,
     idle: Mutex<Vec<Process>>,
     stopping: CancellationToken,
     /// A moving average of what a page takes, in microseconds.
@@ -57,8 +60,24 @@ struct Shared {
 /// A place in the queue.
 pub struct Place {
     shared: Arc<Shared>,
+    caller: String,
     deadline: Instant,
-    permit: OwnedSemaphorePermit,
+    permits: Permits,
+}
+
+/// What a place takes of the bounded queue; given back when dropped.
+struct Permits {
+    _place: OwnedSemaphorePermit,
+    _kibibytes: OwnedSemaphorePermit,
+}
+
+/// What to do where the queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Refuse: the caller comes back later.
+    Refuse,
+    /// Wait: the caller sends no faster than is worked.
+    Wait,
 }
 
 /// A worker that is the holder's alone.
@@ -66,8 +85,8 @@ pub struct Worker {
     shared: Arc<Shared>,
     /// Absent while it works, so that one that is dropped then does not go back.
     process: Option<Process>,
-    slot: Option<OwnedSemaphorePermit>,
-    _place: OwnedSemaphorePermit,
+    turn: Option<Turn>,
+    _permits: Permits,
 }
 
 impl Pool {
@@ -78,12 +97,17 @@ impl Pool {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
-        let (first, languages, tesseract) = Process::launch(&program, &settings).await?;
+        let (first, Greeting { languages, tesseract, isolation_missing }) =
+            Process::launch(&program, &settings).await?;
+        for missing in isolation_missing {
+            tracing::warn!(missing, "workers are not shut in as they could be");
+        }
         tracing::info!(workers, tesseract, languages = languages.join(" "), "recogniser runs");
         let pool = Self {
             shared: Arc::new(Shared {
                 places: Arc::new(Semaphore::new(workers + settings.queue_max)),
-                slots: Arc::new(Semaphore::new(workers)),
+                kibibytes: Arc::new(Semaphore::new(kibibytes(settings.in_flight_bytes_max))),
+                turns: Turns::new(workers),
                 idle: Mutex::new(vec![first]),
                 stopping: CancellationToken::new(),
                 page_time_us: AtomicU64::new(PAGE_TIME_FIRST_GUESS.as_micros() as u64),
@@ -98,6 +122,16 @@ impl Pool {
             pool.shared.idle().push(process);
         }
         Ok(pool)
+    }
+
+    /// The settings that the workers have.
+    pub fn settings(&self) -> &config::Ocr {
+        &self.shared.settings
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.shared.workers
     }
 
     /// The languages that are installed.
@@ -135,22 +169,36 @@ impl Pool {
         unknown.map(|(index, _)| describe(index)).collect()
     }
 
-    /// Takes a place in the queue, if there is one and the wait leaves time before `deadline`.
-    pub fn queue(&self, deadline: Instant) -> Result<Place, Error> {
-        let overloaded = || Error::Overloaded { retry_after: self.shared.expected_wait() };
-        let permit = Arc::clone(&self.shared.places).try_acquire_owned();
-        let permit = permit.map_err(|_| overloaded())?;
-        let wait = self.shared.expected_wait();
-        let now = Instant::now();
-        if deadline <= now {
+    /// Takes a place in the queue for a file of a caller, if the wait leaves time before
+    /// `deadline`. Callers take turns, whatever each has waiting.
+    pub async fn queue(
+        &self,
+        caller: &str,
+        file: &[u8],
+        deadline: Instant,
+        when_full: WhenFull,
+    ) -> Result<Place, Error> {
+        let shared = &self.shared;
+        let overloaded = || Error::Overloaded { retry_after: shared.expected_wait() };
+        if deadline <= Instant::now() {
             return Err(Error::DeadlineExceeded);
         }
+        let permits = match when_full {
+            WhenFull::Refuse => shared.permits(file.len()).ok_or_else(overloaded)?,
+            WhenFull::Wait => tokio::select! {
+                permits = shared.permits_in_time(file.len()) => permits.ok_or_else(overloaded)?,
+                () = tokio::time::sleep_until(deadline.into()) => {
+                    return Err(Error::DeadlineExceeded);
+                }
+                () = shared.stopping.cancelled() => return Err(Error::Stopping),
+            },
+        };
         // A caller who would find a worker at once is let in, however little time it has: what is
         // expected of an empty queue is no reason to refuse.
-        if self.shared.slots.available_permits() == 0 && now + wait > deadline {
+        if !shared.turns.is_free() && Instant::now() + shared.expected_wait() > deadline {
             return Err(overloaded());
         }
-        Ok(Place { shared: Arc::clone(&self.shared), deadline, permit })
+        Ok(Place { shared: Arc::clone(shared), caller: caller.to_string(), deadline, permits })
     }
 
     /// Ends the workers. Calls that still wait or run end as [`Error::Stopping`].
@@ -166,8 +214,8 @@ impl Place {
         let shared = self.shared;
         let deadline = self.deadline.into();
         let asked = Instant::now();
-        let slot = tokio::select! {
-            slot = Arc::clone(&shared.slots).acquire_owned() => slot.map_err(|_| Error::Stopping)?,
+        let turn = tokio::select! {
+            turn = shared.turns.take(&self.caller) => turn,
             () = tokio::time::sleep_until(deadline) => return Err(Error::DeadlineExceeded),
             () = shared.stopping.cancelled() => return Err(Error::Stopping),
         };
@@ -177,7 +225,7 @@ impl Place {
             Some(process) => process,
             None => shared.launch().await?,
         };
-        Ok(Worker { shared, process: Some(process), slot: Some(slot), _place: self.permit })
+        Ok(Worker { shared, process: Some(process), turn: Some(turn), _permits: self.permits })
     }
 }
 
@@ -246,7 +294,8 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if let Some(process) = self.process.take() {
+        let is_sound = |process: &Process| !process.is_worn(&self.shared.settings);
+        if let Some(process) = self.process.take().filter(is_sound) {
             self.shared.idle().push(process);
             return;
         }
@@ -254,26 +303,43 @@ impl Drop for Worker {
             return;
         }
         metrics::counter!("img2text_ocr_worker_restarts_total").increment(1);
-        // The slot stays taken until there is a worker in it again.
-        let (shared, slot) = (Arc::clone(&self.shared), self.slot.take());
+        // The turn is not passed on until there is a worker for it.
+        let (shared, turn) = (Arc::clone(&self.shared), self.turn.take());
         tokio::spawn(async move {
             match shared.launch().await {
                 Ok(process) => shared.idle().push(process),
                 // The next caller tries again, and is told.
                 Err(error) => tracing::error!(%error, "a worker cannot be replaced"),
             }
-            drop(slot);
+            drop(turn);
         });
     }
 }
 
 impl Shared {
+    fn permits(&self, bytes: usize) -> Option<Permits> {
+        let kibibytes = Arc::clone(&self.kibibytes).try_acquire_many_owned(self.share(bytes));
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        Some(Permits { _place: place.ok()?, _kibibytes: kibibytes.ok()? })
+    }
+
+    async fn permits_in_time(&self, bytes: usize) -> Option<Permits> {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        let kibibytes = Arc::clone(&self.kibibytes).acquire_many_owned(self.share(bytes)).await;
+        Some(Permits { _place: place.ok()?, _kibibytes: kibibytes.ok()? })
+    }
+
+    /// The permits that a file takes: never more than there are, or it would wait for ever.
+    fn share(&self, bytes: usize) -> u32 {
+        kibibytes(bytes).min(kibibytes(self.settings.in_flight_bytes_max)) as u32
+    }
+
     fn idle(&self) -> MutexGuard<'_, Vec<Process>> {
         self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     async fn launch(&self) -> Result<Process, Error> {
-        let (process, ..) = Process::launch(&self.program, &self.settings).await?;
+        let (process, _) = Process::launch(&self.program, &self.settings).await?;
         Ok(process)
     }
 
@@ -293,19 +359,29 @@ impl Shared {
     }
 }
 
+fn kibibytes(bytes: usize) -> usize {
+    bytes.div_ceil(1 << 10).clamp(1, u32::MAX as usize >> 3)
+}
+
 /// A worker process and the pipes to it. Killed when dropped.
 struct Process {
     child: Child,
+    /// How many files it was given.
+    jobs: u64,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
+/// What a worker says of itself.
+struct Greeting {
+    languages: Vec<String>,
+    tesseract: String,
+    isolation_missing: Vec<String>,
+}
+
 impl Process {
-    /// Starts a worker; gives it, the languages that it knows, and its Tesseract's version.
-    async fn launch(
-        program: &PathBuf,
-        settings: &config::Ocr,
-    ) -> Result<(Self, Vec<String>, String), Error> {
+    /// Starts a worker; gives it, and what it said of itself.
+    async fn launch(program: &PathBuf, settings: &config::Ocr) -> Result<(Self, Greeting), Error> {
         let broken = |error: std::io::Error| Error::Broken(error.to_string());
         let settings = serde_json::to_string(settings).map_err(|error| broken(error.into()))?;
         let mut command = Command::new(program);
@@ -329,17 +405,34 @@ impl Process {
                 tracing::debug!(target: "worker", "{line}");
             }
         });
-        let mut process = Self { child, input, output: BufReader::new(output) };
+        let mut process = Self { child, jobs: 0, input, output: BufReader::new(output) };
         let hello = tokio::time::timeout(START_TIME_MAX, wire::receive(&mut process.output)).await;
         match hello {
-            Ok(Ok(Hello::Ready { languages, tesseract })) => Ok((process, languages, tesseract)),
+            Ok(Ok(Hello::Ready { languages, tesseract, isolation_missing })) => {
+                Ok((process, Greeting { languages, tesseract, isolation_missing }))
+            }
             Ok(Ok(Hello::Broken(reason))) => Err(Error::Broken(reason)),
             Ok(Err(error)) => Err(broken(error)),
             Err(_) => Err(Error::Broken("a worker does not start in time".into())),
         }
     }
 
+    /// Whether it has worked enough: what a library leaks must not grow for ever.
+    fn is_worn(&self, settings: &config::Ocr) -> bool {
+        self.jobs >= settings.worker_pages_max
+            || self.resident_bytes() > settings.worker_resident_bytes_max
+    }
+
+    /// How much memory it has now; 0 where the system does not say.
+    fn resident_bytes(&self) -> u64 {
+        let path = self.child.id().map(|pid| format!("/proc/{pid}/statm"));
+        let text = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        pages.unwrap_or_default() * rustix::param::page_size() as u64
+    }
+
     async fn work(&mut self, job: &Job, picture: &Bytes) -> std::io::Result<Outcome> {
+        self.jobs += 1;
         wire::send(&mut self.input, job, picture).await?;
         wire::receive(&mut self.output).await
     }

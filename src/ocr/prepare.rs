@@ -56,6 +56,9 @@ pub struct Prepared {
 /// Letters lower than this, in pixels, are read better when they are twice as large. A letter of
 /// a book at 200 pixels per inch is about as high.
 const SMALL_TEXT_PIXELS: f32 = 15.0;
+/// The same for a line on its own, which Tesseract brings to its own height without losing it among
+/// others.
+const SMALL_LINE_PIXELS: f32 = 10.0;
 /// Letters higher than this, in pixels, are read no better than smaller ones, only slower.
 const HUGE_TEXT_PIXELS: f32 = 80.0;
 /// What huge letters are reduced to: about those of a book at 300 pixels per inch, doubled.
@@ -115,12 +118,11 @@ pub fn prepare(sent: &GrayImage, turn: Turn, allowed: Preparation) -> Prepared {
     }
     let resolution =
         |height: f32| (height / LETTER_HEIGHT_INCHES).round().clamp(70.0, 600.0) as u32;
-    let is_line = |height| (image.height() as f32) < height * LINE_LETTER_HEIGHTS;
     Prepared {
         adaptive_threshold,
         skew_degrees,
         resolution_ppi: ink.letter_height.map(resolution),
-        is_line: ink.letter_height.is_some_and(is_line),
+        is_line: ink.letter_height.is_some_and(|height| is_line(&image, height)),
         image,
         to_sent,
     }
@@ -145,14 +147,21 @@ const LINE_LETTER_HEIGHTS: f32 = 4.0;
 /// By which factor to stretch a picture whose letters are so high.
 fn scale(image: &GrayImage, letter_height: f32, allowed: Preparation) -> f32 {
     let doubled_pixels = u64::from(image.width()) * u64::from(image.height()) * 4;
-    if letter_height < SMALL_TEXT_PIXELS && doubled_pixels <= UPSCALED_PIXELS_MAX && allowed.upscale
-    {
+    let small = match is_line(image, letter_height) {
+        true => SMALL_LINE_PIXELS,
+        false => SMALL_TEXT_PIXELS,
+    };
+    if letter_height < small && doubled_pixels <= UPSCALED_PIXELS_MAX && allowed.upscale {
         2.0
     } else if letter_height > HUGE_TEXT_PIXELS && allowed.downscale {
         REDUCED_TEXT_PIXELS / letter_height
     } else {
         1.0
     }
+}
+
+fn is_line(image: &GrayImage, letter_height: f32) -> bool {
+    (image.height() as f32) < letter_height * LINE_LETTER_HEIGHTS
 }
 
 fn resize(image: &GrayImage, factor: f32) -> GrayImage {
@@ -201,8 +210,10 @@ struct Ink {
 const MEASURED_PIXELS_MAX: u64 = 12_000_000;
 /// Spots lower than this are noise.
 const LETTER_PIXELS_MIN: u32 = 4;
+/// How many letters it takes to say how lines run.
+const SKEW_LETTERS_MIN: usize = 24;
 /// How many letters it takes to say anything.
-const LETTERS_MIN: usize = 8;
+const LETTERS_MIN: usize = 3;
 
 impl Ink {
     fn measure(image: &GrayImage) -> Self {
@@ -241,7 +252,7 @@ impl Ink {
     /// The feet of the letters of a line stand on a line: at the right angle they fall into few
     /// rows, at any other into many.
     fn skew_degrees(&self) -> f32 {
-        if self.letters.len() < 3 * LETTERS_MIN {
+        if self.letters.len() < SKEW_LETTERS_MIN {
             return 0.0;
         }
         let step = self.letters.len().div_ceil(4_000);

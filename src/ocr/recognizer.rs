@@ -1,7 +1,7 @@
 //! One page from its file to its layout, in a worker.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ::image::GrayImage;
@@ -9,11 +9,11 @@ use ::image::GrayImage;
 use super::engine::{Engine, EngineError, FoundWord, Level, Manner, Reading};
 use super::geometry::Turn;
 use super::image::{Decoded, ImageError};
-use super::layout::{self, Block, Line, Page, Paragraph, Word};
+use super::layout::{self, Block, Format, Line, Page, Paragraph, Word};
 use super::prepare::{Prepared, prepare};
 use super::script;
 use super::wire::{Job, Outcome, Task};
-use super::{AUTO, Options, Segmentation, image};
+use super::{AUTO, Options, Segmentation, image, output};
 use crate::config;
 
 /// How many sets of languages a worker keeps warm; an engine takes 5 to 30 MB.
@@ -58,10 +58,11 @@ impl<'a> Recognizer<'a> {
     }
 
     /// Makes the engine for the server's default languages. Gives the languages that are
-    /// installed.
-    pub fn warm_up(&mut self) -> Result<Vec<String>, EngineError> {
-        let languages = self.engine(&self.settings.languages_default.join("+"))?.languages();
-        Ok(languages.into_iter().filter(|name| name != ORIENTATION_DATA).collect())
+    /// installed, and where their data are.
+    pub fn warm_up(&mut self) -> Result<(Vec<String>, PathBuf), EngineError> {
+        let engine = self.engine(&self.settings.languages_default.join("+"))?;
+        let (languages, data) = (engine.languages(), engine.data_dir());
+        Ok((languages.into_iter().filter(|name| name != ORIENTATION_DATA).collect(), data))
     }
 
     /// Does a job with a file.
@@ -86,14 +87,17 @@ impl<'a> Recognizer<'a> {
         options: &Options,
         deadline: Instant,
     ) -> Result<Page, Failure> {
-        let Decoded { grey, count } = image::decode(&file, options.page, self.settings)?;
+        let wants_picture = options.formats.contains(&Format::Pdf);
+        let Decoded { grey, picture, count } =
+            image::decode(&file, options.page, wants_picture, self.settings)?;
+        drop(file);
         let mut warnings = Vec::new();
         let languages = self.languages(&grey, options, &mut warnings);
         let mut read = self.read_turned(&grey, Turn::None, &languages, options, deadline)?;
         if options.preparation.rotate && read.mean_confidence < UPRIGHT_CONFIDENCE {
             read = self.try_upright(&grey, read, &languages, options, deadline)?;
         }
-        let page = Page {
+        let mut page = Page {
             number: options.page,
             count,
             width: grey.width(),
@@ -102,6 +106,12 @@ impl<'a> Recognizer<'a> {
             warnings,
             ..read
         };
+        let written =
+            options.formats.iter().map(|format| output::write(*format, &page, picture.as_ref()));
+        page.outputs = written.collect();
+        if !options.layout {
+            page.blocks.clear();
+        }
         Ok(page)
     }
 

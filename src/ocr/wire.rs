@@ -23,6 +23,8 @@ pub enum Hello {
         languages: Vec<String>,
         /// The version of Tesseract.
         tesseract: String,
+        /// What this kernel could not do to shut the worker in.
+        isolation_missing: Vec<String>,
     },
     /// It cannot work on this machine.
     Broken(String),

@@ -6,6 +6,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::engine;
 use super::recognizer::Recognizer;
+use super::sandbox;
 use super::wire::{self, Hello, Job};
 use crate::config;
 
@@ -16,7 +17,15 @@ pub fn run(settings: &config::Ocr) -> io::Result<()> {
     limit(settings)?;
     let mut recognizer = Recognizer::new(settings);
     let hello = match recognizer.warm_up() {
-        Ok(languages) => Hello::Ready { languages, tesseract: engine::version() },
+        Ok((languages, data)) => Hello::Ready {
+            languages,
+            tesseract: engine::version(),
+            isolation_missing: if settings.worker_isolation {
+                sandbox::enter(&data)
+            } else {
+                vec!["ocr.worker_isolation is off".into()]
+            },
+        },
         Err(error) => Hello::Broken(error.to_string()),
     };
     wire::write(&mut output, &hello)?;

@@ -82,3 +82,60 @@ pub fn tilted(image: &GrayImage, degrees: f32) -> GrayImage {
         image::imageops::interpolate_bilinear(image, x, y).unwrap_or(Luma([255]))
     })
 }
+
+/// Pages of grey pixels as one TIFF, written byte by byte: few programs write several pages.
+pub fn tiff(pages: &[GrayImage]) -> Vec<u8> {
+    let mut file = b"II*\0\0\0\0\0".to_vec();
+    let mut link = 4;
+    for page in pages {
+        let pixels_at = file.len() as u32;
+        file.extend_from_slice(page.as_raw());
+        let (width, height) = page.dimensions();
+        // Tag and value; each value is a 32-bit number. No compression, black is zero, one strip.
+        let entries: [(u16, u32); 8] = [
+            (256, width),
+            (257, height),
+            (258, 8),
+            (259, 1),
+            (262, 1),
+            (273, pixels_at),
+            (278, height),
+            (279, width * height),
+        ];
+        let directory_at = (file.len() as u32).to_le_bytes();
+        file[link..link + 4].copy_from_slice(&directory_at);
+        file.extend((entries.len() as u16).to_le_bytes());
+        for (tag, value) in entries {
+            file.extend(tag.to_le_bytes());
+            file.extend(4_u16.to_le_bytes());
+            file.extend(1_u32.to_le_bytes());
+            file.extend(value.to_le_bytes());
+        }
+        link = file.len();
+        file.extend([0; 4]);
+    }
+    file
+}
+
+/// A PDF with a line of text on each page, in one of the fonts that every reader has.
+pub fn pdf(lines: &[&str]) -> Vec<u8> {
+    use pdf_writer::{Content, Name, Pdf, Rect, Ref, Str};
+    let page = |index: usize| Ref::new(10 + 2 * index as i32);
+    let mut pdf = Pdf::new();
+    pdf.catalog(Ref::new(1)).pages(Ref::new(2));
+    pdf.pages(Ref::new(2)).kids((0..lines.len()).map(page)).count(lines.len() as i32);
+    pdf.type1_font(Ref::new(3)).base_font(Name(b"Helvetica"));
+    for (index, line) in lines.iter().enumerate() {
+        let content_at = Ref::new(page(index).get() + 1);
+        let mut sheet = pdf.page(page(index));
+        sheet.media_box(Rect::new(0.0, 0.0, 400.0, 200.0)).parent(Ref::new(2));
+        sheet.contents(content_at);
+        sheet.resources().fonts().pair(Name(b"F"), Ref::new(3));
+        drop(sheet);
+        let mut content = Content::new();
+        content.begin_text().set_font(Name(b"F"), 24.0).next_line(40.0, 100.0);
+        content.show(Str(line.as_bytes())).end_text();
+        pdf.stream(content_at, &content.finish());
+    }
+    pdf.finish()
+}

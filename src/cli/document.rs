@@ -1,0 +1,78 @@
+//! Every page of a document, as `img2text recognize --all-pages` reads them.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use futures::stream;
+use indicatif::ProgressBar;
+use tonic_types::pb;
+use uuid::Uuid;
+
+use crate::grpc::proto::recognize_document_request::Piece;
+use crate::grpc::proto::recognize_document_response::Result as PageResult;
+use crate::grpc::proto::recognize_service_client::RecognizeServiceClient;
+use crate::grpc::proto::{
+    DocumentHeader, RecognizeDocumentRequest, RecognizeDocumentResponse, RecognizeResponse,
+};
+
+/// How much of the file one message carries.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Prints the text of each page as it comes, a form feed after each. Gives the last page that was
+/// read, and the first error among the pages.
+pub(super) async fn recognize(
+    client: &mut RecognizeServiceClient<super::client::Connection>,
+    file: &Path,
+    user: &str,
+    languages: &[String],
+    progress: &ProgressBar,
+) -> Result<(Option<RecognizeResponse>, Option<tonic::Status>)> {
+    let bytes = bytes::Bytes::from(std::fs::read(file).context("cannot be read")?);
+    let header = DocumentHeader {
+        user_id: user.to_string(),
+        request_id: Some(Uuid::new_v4().to_string()),
+        languages: languages.to_vec(),
+        ..Default::default()
+    };
+    let chunks = (0..bytes.len())
+        .step_by(CHUNK_BYTES)
+        .map(move |start| Piece::Chunk(bytes.slice(start..bytes.len().min(start + CHUNK_BYTES))));
+    let pieces = std::iter::once(Piece::Header(header)).chain(chunks);
+    let pieces = pieces.map(|piece| RecognizeDocumentRequest { piece: Some(piece) });
+    let mut answers = client.recognize_document(stream::iter(pieces)).await?.into_inner();
+    let (mut last, mut failure) = (None, None);
+    while let Some(RecognizeDocumentResponse { page, page_count, result }) =
+        answers.message().await?
+    {
+        progress.set_length(page_count.into());
+        progress.set_position(page.into());
+        match result {
+            Some(PageResult::Recognized(response)) => {
+                progress.suspend(|| print(&response.text))?;
+                last = Some(response);
+            }
+            Some(PageResult::Error(status)) => {
+                let status = to_status(status);
+                let message = super::client::describe(&status);
+                progress
+                    .suspend(|| eprintln!("img2text: {}: page {page}: {message}", file.display()));
+                failure.get_or_insert(status);
+            }
+            Some(PageResult::Output(_)) | None => {}
+        }
+    }
+    Ok((last, failure))
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    write!(stdout, "{text}\u{c}")?;
+    Ok(stdout.flush()?)
+}
+
+fn to_status(status: pb::Status) -> tonic::Status {
+    use prost::Message;
+    let details = status.encode_to_vec();
+    tonic::Status::with_details(status.code.into(), status.message, details.into())
+}
