@@ -346,10 +346,12 @@ impl<'a> Cursor<'a> {
                 &mut skew,
             );
         }
-        match orientation {
-            sys::TessOrientation_ORIENTATION_PAGE_RIGHT => Turn::Left,
-            sys::TessOrientation_ORIENTATION_PAGE_DOWN => Turn::Half,
-            sys::TessOrientation_ORIENTATION_PAGE_LEFT => Turn::Right,
+        match (orientation, direction) {
+            // Upright letters one below the other, it says, of lines on their right side.
+            (_, sys::TessWritingDirection_WRITING_DIRECTION_TOP_TO_BOTTOM) => Turn::Left,
+            (sys::TessOrientation_ORIENTATION_PAGE_RIGHT, _) => Turn::Left,
+            (sys::TessOrientation_ORIENTATION_PAGE_DOWN, _) => Turn::Half,
+            (sys::TessOrientation_ORIENTATION_PAGE_LEFT, _) => Turn::Right,
             _ => Turn::None,
         }
     }
