@@ -4,7 +4,6 @@
 use std::panic;
 use std::time::{Duration, Instant};
 
-use futures::stream::{self, StreamExt};
 use image::ImageFormat;
 use img2text::config;
 use img2text::ocr::geometry::Turn;
@@ -119,44 +118,6 @@ fn a_hundred_thousand_broken_files_are_decoded_or_refused() {
     assert!(slowest < Duration::from_secs(20), "{slowest:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_broken_files_leave_the_server_as_it_was() {
-    let server = Server::with([("ocr.image_pixels_max", "250000"), ("ocr.page_ms_max", "5000")]);
-    server.redis_cli(&["HSET", "sub:user:42", "extra_remaining", "10000"]);
-    let workers = server.children(" worker ").len();
-    let mut dice = Dice(seed());
-    let originals = originals();
-    let files: Vec<Vec<u8>> =
-        (0..2_000).map(|_| mutated(&originals[dice.below(originals.len())], &mut dice)).collect();
-    let client = server.recognize().await;
-    let answers = stream::iter(files)
-        .map(|file| {
-            let mut client = client.clone();
-            async move { client.recognize(recognize_request("42", file)).await }
-        })
-        .buffer_unordered(4);
-    let (mut read, mut refused) = (0, 0);
-    for answer in answers.collect::<Vec<_>>().await {
-        match answer {
-            Ok(_) => read += 1,
-            Err(status) => {
-                let expected = [Code::InvalidArgument, Code::DeadlineExceeded, Code::Internal];
-                assert!(expected.contains(&status.code()), "{status:?}");
-                refused += 1;
-            }
-        }
-    }
-    println!("{read} read, {refused} refused");
-    let account = server.account("42").await;
-    assert_eq!(spent(&account), read, "one request for each answer");
-    crate::support::server::wait_until("every worker is there", || {
-        server.children(" worker ").len() == workers
-    });
-    let request = recognize_request("42", picture::line("As before"));
-    let text = server.recognize().await.recognize(request).await.unwrap().into_inner().text;
-    assert_eq!(text.trim(), "As before");
-}
-
 #[tokio::test]
 async fn a_truncated_file_of_any_format_costs_nothing() {
     let server = Server::start();
@@ -174,39 +135,6 @@ async fn a_truncated_file_of_any_format_costs_nothing() {
     }
     let paid = spent(&server.account("42").await);
     assert!(paid <= 1, "{paid}");
-}
-
-#[tokio::test]
-async fn a_worker_does_not_grow() {
-    let server = Server::with([("ocr.workers", "1")]);
-    server.redis_cli(&["HSET", "sub:user:42", "extra_remaining", "10000"]);
-    let worker = server.children(" worker ")[0];
-    let words = ["One", "Two lines", "Of three or four words", "An image", "12345", "Varied"];
-    let pictures: Vec<Vec<u8>> = (0..60)
-        .map(|index: usize| {
-            let lines: Vec<&str> = (0..=index % 3).map(|line| words[(index + line) % 6]).collect();
-            let image = picture::text(&lines, 16 + (index % 5) as u32 * 4);
-            picture::encode(&image, FORMATS[index % FORMATS.len()])
-        })
-        .collect();
-    let mut client = server.recognize().await;
-    let mut early_kib = 0;
-    for count in 1..=2_000 {
-        let request = recognize_request("42", pictures[count % pictures.len()].clone());
-        client.recognize(request).await.unwrap();
-        if count == 200 {
-            early_kib = resident_kib(worker);
-        }
-    }
-    let late_kib = resident_kib(worker);
-    println!("{early_kib} KiB after 200, {late_kib} KiB after 2,000");
-    assert!(late_kib * 10 <= early_kib * 11, "{early_kib} KiB, then {late_kib} KiB");
-}
-
-fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a size");
-    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
 }
 
 #[tokio::test]
