@@ -265,7 +265,7 @@ async fn redis_down_is_never_quota_exceeded_and_nothing_acknowledged_is_lost() {
     let begun = std::time::Instant::now();
     let refused = account.store.reserve(&account.user, &id("b"), 1, MINUTE, false).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
-    // Two attempts of two seconds each; the rest is for a busy machine.
+    // Two attempts and a wait between them, two seconds each; the rest is for a busy machine.
     assert!(begun.elapsed() < Duration::from_secs(20), "in bounded time");
     server.restart();
     let end = std::time::Instant::now() + Duration::from_secs(20);
