@@ -15,6 +15,7 @@ mod a_caller_who_goes_away;
 mod any_client;
 mod deployment;
 mod durability;
+mod hostile_clients;
 mod hostile_files;
 mod killed_parts;
 mod killing_run;
