@@ -25,6 +25,9 @@ const SCOPES: [&str; 5] = ["recognize", "quota.read", "quota.spend", "quota.admi
 /// Every method, and the scope that it needs.
 const METHODS: &[(&str, &str)] = &[
     ("RecognizeService/Recognize", "recognize"),
+    ("RecognizeService/RecognizeDocument", "recognize"),
+    ("RecognizeService/RecognizeStream", "recognize"),
+    ("RecognizeService/ListLanguages", "recognize"),
     ("QuotaService/GetQuota", "quota.read"),
     ("QuotaService/ListReservations", "quota.read"),
     ("QuotaService/ListPlans", "quota.read"),

@@ -115,6 +115,14 @@ fn quota_scope(method: &str) -> Scope {
     }
 }
 
+/// Methods whose messages have no `user_id` of their own, but name a user inside, or touch none.
+const OF_ONE_USER: [&str; 4] = [
+    "QuotaService/ListPlans",
+    "RecognizeService/ListLanguages",
+    "RecognizeService/RecognizeDocument",
+    "RecognizeService/RecognizeStream",
+];
+
 /// The methods of the contract.
 #[derive(Debug)]
 pub struct Methods {
@@ -143,7 +151,10 @@ impl Methods {
             for service in &file.service {
                 for method in &service.method {
                     let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
-                    if messages.contains(method.input_type()) || method.name() == "ListPlans" {
+                    let name = format!("{}/{}", service.name(), method.name());
+                    if messages.contains(method.input_type())
+                        || OF_ONE_USER.contains(&name.as_str())
+                    {
                         of_one_user.insert(path.clone());
                     }
                     all.insert(path);
@@ -491,6 +502,7 @@ mod tests {
         let methods = Methods::of_the_contract();
         let may = |name: &str| methods.of_one_user.contains(&format!("/img2text.v1.{name}"));
         assert!(may("QuotaService/GetQuota") && may("RecognizeService/Recognize"));
+        assert!(may("RecognizeService/RecognizeDocument") && may("QuotaService/ListPlans"));
         assert!(!may("QuotaService/ListUsers") && !may("QuotaService/GetStatistics"));
         assert!(!may("QuotaService/AuditAccounts") && !may("StorageService/GetStorageStatus"));
     }

@@ -36,8 +36,8 @@ pub(super) fn may_touch(user: &UserId) -> bool {
         let _ = call.user.set(user.clone());
         call.caller.get().is_none_or(|caller| caller.may_touch(user.as_str()))
     })
-    // Outside of a server there is nobody who could be refused.
-    .unwrap_or(true)
+    // A part of a call that has lost its call knows nobody who may.
+    .unwrap_or(false)
 }
 
 /// The call that this task serves. Answers of a streaming call are made outside of its task: what
