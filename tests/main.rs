@@ -17,6 +17,7 @@ mod deployment;
 mod durability;
 mod hostile_clients;
 mod hostile_files;
+mod full_disk;
 mod killed_parts;
 mod killing_run;
 mod many_pages;

@@ -52,6 +52,27 @@ impl Server {
         Self { child, address, settings, home }
     }
 
+    /// A server whose data directory is a disk of so many bytes: one in memory, which only the
+    /// server and its children see.
+    pub fn on_a_disk_of(bytes: u64) -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let server = serve(home.path(), &BTreeMap::new());
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+        command.arg(format!(
+            "mkdir \"$0\" && mount -t tmpfs -o size={bytes} disk \"$0\" && exec \"$@\""
+        ));
+        command.arg(home.path().join("data")).arg(server.get_program()).args(server.get_args());
+        let (child, address) = launch(home.path(), command);
+        Self { child, address, settings: BTreeMap::new(), home }
+    }
+
+    /// The data directory as the server sees it, where that is not as all see it.
+    pub fn data_dir_inside(&self) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
+        root.join(self.data_dir().strip_prefix("/").expect("absolute"))
+    }
+
     /// Starts the server again on the same data, after it has ended.
     pub fn restart(&mut self) {
         let _ = self.child.wait();
