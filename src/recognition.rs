@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 
 use crate::ocr::{self, Options, Page, WhenFull};
 use crate::quota::{
-    self, Charge, Charged, Quota, RequestId, Settled, State, Store, StoredAnswer, UserId, Work,
+    self, Actor, Charge, Charged, Quota, RequestId, Settled, State, Store, StoredAnswer, UserId,
+    Work,
 };
 
 /// What is left of the caller's time when a worker is told to stop: enough to give the hold back
@@ -74,6 +75,11 @@ impl Recognizer {
     /// A recogniser on the given workers and accounts.
     pub fn new(pool: ocr::Pool, store: Store) -> Self {
         Self { pool, store }
+    }
+
+    /// The same recogniser, with `actor` as the one who spends.
+    pub fn acting_as(&self, actor: Actor) -> Self {
+        Self { pool: self.pool.clone(), store: self.store.acting_as(actor) }
     }
 
     /// The workers.

@@ -37,7 +37,7 @@ const TIME_BUCKETS: [f64; 14] =
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The name of a metric, its kind and its meaning; `docs/metrics.md` lists them.
-pub const METRICS: [(&str, Kind, &str); 14] = [
+pub const METRICS: [(&str, Kind, &str); 15] = [
     (
         "img2text_rpc_duration_seconds",
         Kind::Histogram,
@@ -75,6 +75,11 @@ pub const METRICS: [(&str, Kind, &str); 14] = [
         "img2text_quota_events_total",
         Kind::Counter,
         "Recognitions by what became of their charge: recognized, answered_again, refused, failed.",
+    ),
+    (
+        "img2text_quota_near_limit_total",
+        Kind::Counter,
+        "Steps after which an account was near its limit, as quota.near_limit_percent sets it.",
     ),
     (
         "img2text_recognized_characters_total",

@@ -75,3 +75,23 @@ async fn a_picture_of_nearly_20_mib_is_read() {
     let response = server.recognize().await.recognize(recognize_request("42", bytes)).await;
     assert!(response.unwrap().into_inner().text.contains("A large picture"));
 }
+
+#[tokio::test]
+async fn validate_only_says_what_would_happen_and_changes_nothing() {
+    let server = Server::start();
+    let mut client = server.recognize().await;
+    let mut request = recognize_request("42", picture::line("Only asking"));
+    request.validate_only = true;
+    let response = client.recognize(request.clone()).await.unwrap().into_inner();
+    assert_eq!((response.text.as_str(), response.charge), ("", None));
+    let before = response.quota.expect("the account as it stands");
+    assert_eq!(before.available, Some(Buckets { free: 3, plan: 0, extra: 0 }));
+
+    server.redis_cli(&["HSET", "sub:user:42", "free_used", "3"]);
+    let refused = client.recognize(request.clone()).await.expect_err("no quota");
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    request.image = b"not a picture".to_vec().into();
+    let refused = client.recognize(request).await.expect_err("not a picture");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert_eq!(server.account("42").await.held, Some(Buckets::default()));
+}

@@ -16,7 +16,7 @@ use super::proto::{
 };
 use super::{call, document, page, status};
 use crate::ocr::{self, WhenFull};
-use crate::quota::{RequestId, Settled, State};
+use crate::quota::{Actor, RequestId, Settled, State};
 use crate::recognition::{self, Recognizer};
 
 /// What charge and account take of a reply, at most.
@@ -47,6 +47,16 @@ impl Service {
     pub fn new(recognizer: Recognizer, call_time_max: Duration) -> Self {
         Self { recognizer, call_time_max }
     }
+
+    /// The service as its caller's: the history of the accounts says who it was.
+    fn acting_for<T>(&self, request: &Request<T>) -> Self {
+        match request.extensions().get::<Actor>() {
+            Some(actor) => {
+                Self { recognizer: self.recognizer.acting_as(actor.clone()), ..self.clone() }
+            }
+            None => self.clone(),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -55,14 +65,15 @@ impl RecognizeService for Service {
         &self,
         request: Request<RecognizeRequest>,
     ) -> Result<Response<RecognizeResponse>, Status> {
+        let service = self.acting_for(&request);
         let deadline = self.deadline(request.metadata().as_ref());
         let validate_only = request.get_ref().validate_only;
         let request = recognition_request(request.into_inner(), deadline, WhenFull::Refuse)?;
         if validate_only {
-            let quota = Some(self.recognizer.validate(&request).await?.into());
+            let quota = Some(service.recognizer.validate(&request).await?.into());
             return Ok(Response::new(RecognizeResponse { quota, ..Default::default() }));
         }
-        Ok(Response::new(self.recognize_one(request).await?))
+        Ok(Response::new(service.recognize_one(request).await?))
     }
 
     type RecognizeDocumentStream = Answers<RecognizeDocumentResponse>;
@@ -71,6 +82,7 @@ impl RecognizeService for Service {
         &self,
         request: Request<Streaming<RecognizeDocumentRequest>>,
     ) -> Result<Response<Self::RecognizeDocumentStream>, Status> {
+        let service = self.acting_for(&request);
         let deadline = timeout(request.metadata().as_ref()).map(|allowed| Instant::now() + allowed);
         let bytes_max = self.recognizer.pool().settings().image_bytes_max;
         let upload = document::receive(request.into_inner(), bytes_max);
@@ -81,7 +93,6 @@ impl RecognizeService for Service {
         let counting = recognition::Request { deadline: arrives_until, ..document.page(1) };
         let pages = self.recognizer.count_pages(&counting).await?;
         let range = document.pages(pages)?;
-        let service = self.clone();
         let at_once = self.recognizer.pool().workers();
         let answers = stream::iter(range)
             .map(move |page| service.clone().recognize_page(document.page(page), pages))
@@ -97,8 +108,8 @@ impl RecognizeService for Service {
         request: Request<Streaming<RecognizeStreamRequest>>,
     ) -> Result<Response<Self::RecognizeStreamStream>, Status> {
         let deadline = timeout(request.metadata().as_ref()).map(|allowed| Instant::now() + allowed);
+        let service = self.acting_for(&request);
         let at_once = self.recognizer.pool().settings().stream_in_flight_max;
-        let service = self.clone();
         let this_call = call::current();
         // The next picture is read only when one before it is done: so nothing piles up here.
         let answers = request

@@ -312,7 +312,12 @@ impl Store {
     }
 
     fn quota(&self, user: &UserId, reply: &mut Reply) -> Result<Quota, Error> {
-        reply.list()?.quota(user.clone(), self.shared.settings.near_limit_percent)
+        let percent = self.shared.settings.near_limit_percent;
+        let quota = reply.list()?.quota(user.clone(), percent)?;
+        if quota.near_limit {
+            metrics::counter!("img2text_quota_near_limit_total").increment(1);
+        }
+        Ok(quota)
     }
 
     pub(super) fn count(&self, user: &UserId, event: Event) {
