@@ -50,7 +50,7 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src tests benches \
  && echo 'fn main() {}' | tee src/main.rs build.rs >/dev/null \
  && touch src/lib.rs tests/main.rs \
- && grep -o '^name = "[a-z]*"' Cargo.toml | sed 's/name = "\(.*\)"/\1/' \
+ && grep -o '^name = "[a-z_-]*"' Cargo.toml | sed 's/name = "\(.*\)"/\1/' \
       | while read -r name; do touch "benches/$name.rs"; done \
  && cargo build --release --locked --bin img2text \
  && rm -rf src build.rs
