@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use fred::clients::Client;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::account::{Account, MINUTE, id};
 use crate::support::redis::{self, Cluster, Redis};
-use crate::support::server::Server;
+use crate::support::server::{PROGRAM, Server, wait_until};
 
 /// Accounts with a bit of everything, on a Redis.
 async fn fill(url: &str) -> Vec<UserId> {
@@ -299,4 +300,170 @@ fn a_scheduled_backup_keeps_the_latest() {
     let archive = Archive::open(&directory.path().join(&kept[0])).unwrap();
     let records: Vec<Record> = archive.records().unwrap().map(Result::unwrap).collect();
     assert!(matches!(&records[0], Record::User { user, .. } if user == "ann"));
+}
+
+/// An hour without Redis costs the backup of that hour, and no other.
+#[test]
+fn a_scheduled_backup_goes_on_after_a_failure() {
+    let mut redis = Redis::start();
+    redis.cli(&["HSET", "sub:user:ann", "plan", "30"]);
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
+    let mut child = Command::new(PROGRAM)
+        .args(["backup", "create", "--every", "1s", "--redis-url", &redis.url()])
+        .arg(directory.path())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let backups = || {
+        let entries = fs::read_dir(directory.path()).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.extension().is_some_and(|end| end == "backup")).count()
+    };
+    wait_until("there is a backup", || backups() > 0);
+    redis.kill();
+    wait_until("a failure is told of", || {
+        fs::read_to_string(&log).unwrap().contains("img2text: no backup")
+    });
+    let before = backups();
+    redis.restart();
+    wait_until("there are backups again", || backups() > before);
+    assert!(child.try_wait().unwrap().is_none(), "it goes on");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// As many accounts as are wanted, of one hash each: what the old system wrote. Their ids are such
+/// that they cannot be compressed.
+fn fill_quickly(redis: &Redis, users: std::ops::Range<u32>) {
+    let (start, end) = (users.start.to_string(), users.end.to_string());
+    let script = "for user = tonumber(ARGV[1]), tonumber(ARGV[2]) - 1 do \
+                  redis.call('HSET', 'sub:user:' .. redis.sha1hex(user), 'plan', '30', 'plan_remaining', '7', \
+                  'extra_remaining', '5', 'free_used', '3') end";
+    redis.cli(&["EVAL", script, "0", &start, &end]);
+}
+
+fn backup_create(redis: &Redis, file: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(["backup", "create"]).arg(file).args(["--redis-url", &redis.url()]);
+    command.stdout(Stdio::null());
+    command
+}
+
+/// Runs a command to its end, and returns the most memory that it had, in bytes.
+fn most_memory_of(mut command: Command) -> u64 {
+    let mut child = command.spawn().unwrap();
+    let mut most = 0;
+    loop {
+        // While it runs, the kernel keeps the most until now; of the end itself little is missed.
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        most = most.max(kibibytes.unwrap_or(0) << 10);
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{status}");
+            return most;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Fifty times the users take no more memory, to back up, to verify and to restore.
+#[test]
+fn the_memory_of_a_backup_does_not_grow_with_the_users() {
+    const MARGIN_BYTES: u64 = 16 << 20;
+    let redis = Redis::start_in_memory();
+    let directory = tempfile::tempdir().unwrap();
+    let (few, many) = (directory.path().join("few"), directory.path().join("many"));
+    fill_quickly(&redis, 0..1_000);
+    let of_few = most_memory_of(backup_create(&redis, &few));
+    fill_quickly(&redis, 1_000..50_000);
+    let of_many = most_memory_of(backup_create(&redis, &many));
+    let other = Redis::start_in_memory();
+    let with_archive = |what: &[&str], file: &Path| {
+        let mut command = Command::new(PROGRAM);
+        command.arg("backup").args(what).arg(file).stdout(Stdio::null());
+        command
+    };
+    let verified = most_memory_of(with_archive(&["verify"], &many));
+    let restored = most_memory_of(with_archive(&["restore", "--redis-url", &other.url()], &many));
+    let kibibytes = [of_few, of_many, verified, restored].map(|bytes| bytes >> 10);
+    eprintln!("1,000 users, 50,000 users, verified, restored: {kibibytes:?} KiB");
+    for bytes in [of_many, verified, restored] {
+        assert!(bytes < of_few + MARGIN_BYTES, "{kibibytes:?} KiB");
+    }
+    assert_eq!(other.cli(&["DBSIZE"]), redis.cli(&["DBSIZE"]));
+}
+
+/// Wherever it is: nothing of the name is there, what is there does not verify, and the next backup
+/// is not disturbed by it.
+#[test]
+fn a_backup_that_is_killed_leaves_nothing_that_verifies() {
+    let redis = Redis::start_in_memory();
+    fill_quickly(&redis, 0..20_000);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("accounts.backup");
+    let partial = directory.path().join(".img2text-backup.partial");
+    let written = || fs::metadata(&partial).map_or(0, |metadata| metadata.len());
+    let mut whole = backup_create(&redis, &file);
+    assert!(whole.status().unwrap().success());
+    let bytes = fs::metadata(&file).unwrap().len();
+    fs::remove_file(&file).unwrap();
+
+    let mut killed = 0;
+    for percent in [0, 10, 50, 90] {
+        let mut child = backup_create(&redis, &file).spawn().unwrap();
+        wait_until("so much of it is written", || {
+            written() > bytes * percent / 100 || file.exists()
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if file.exists() {
+            // On a busy machine it may have been quicker than we.
+            assert_eq!(Archive::open(&file).unwrap().summary().users, 20_000);
+            fs::remove_file(&file).unwrap();
+        } else {
+            assert!(Archive::open(&partial).is_err(), "at {percent} %");
+            killed += 1;
+        }
+    }
+    assert!(killed > 0, "it was killed too late each time");
+    assert!(whole.status().unwrap().success());
+    assert_eq!(Archive::open(&file).unwrap().summary().users, 20_000);
+    assert!(!partial.exists());
+}
+
+/// On a terminal one sees how far it is; in a script's log there is nothing of that.
+#[test]
+fn the_progress_of_a_backup_is_seen_on_a_terminal_only() {
+    let redis = Redis::start_in_memory();
+    fill_quickly(&redis, 0..20_000);
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    let piped = backup_create(&redis, &file("piped")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&piped.stderr), "");
+
+    let on_a_terminal = |arguments: String| {
+        let command = format!("{PROGRAM} backup {arguments}");
+        // `script` gives a command a terminal, and prints what appears on it.
+        let output = Command::new("script")
+            .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+            .env("TERM", "xterm")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (url, seen) = (redis.url(), file("seen"));
+    let screen = on_a_terminal(format!("create {} --redis-url {url}", seen.display()));
+    // Once and again on the same line, which is clean at the end.
+    assert!(screen.matches(" users ").count() > 1, "{screen:?}");
+    assert!(screen.contains("\r\u{1b}[2K"), "{screen:?}");
+    assert!(screen.contains("20000 users in 20000 keys"), "{screen:?}");
+    let other = Redis::start_in_memory();
+    let screen = on_a_terminal(format!("restore {} --redis-url {}", seen.display(), other.url()));
+    assert!(screen.contains("/20000"), "{screen:?}");
+    assert!(screen.contains("20000 written and compared"), "{screen:?}");
 }

@@ -33,3 +33,18 @@ fn redis_is_set_the_same_everywhere() {
     let block = manifest.split("redis.conf: |").nth(1).unwrap().split("\n---").next().unwrap();
     assert_eq!(settings(block), settings(&compose));
 }
+
+/// Whoever calls a server that was set up with these files has to say who it is.
+#[test]
+fn callers_need_a_token_everywhere() {
+    for name in ["compose.yaml", "kubernetes/img2text.yaml"] {
+        let text = fs::read_to_string(root().join("deploy").join(name)).unwrap();
+        assert!(!text.contains("--insecure"), "{name}");
+        let (_, setting) = text.split_once("IMG2TEXT_AUTH_CALLERS").expect(name);
+        let (_, file) = setting.split_once(": ").expect(name);
+        assert!(file.starts_with("/etc/img2text/callers.toml\n"), "{name}");
+        assert!(
+            text.contains("mountPath: /etc/img2text") || text.contains("target: /etc/img2text")
+        );
+    }
+}

@@ -464,6 +464,8 @@ mod tests {
         let header = Record::Header { format: FORMAT.into(), version: 2, created_ms: 1 };
         writer.write(&header).unwrap();
         writer.finish().unwrap();
-        assert!(matches!(Archive::open(&path), Err(Error::TooNew { found: 2, known: 1 })));
+        let error = Archive::open(&path).err().unwrap();
+        assert!(matches!(error, Error::TooNew { found: 2, known: 1 }));
+        assert!(error.to_string().contains("format 2"), "{error}");
     }
 }

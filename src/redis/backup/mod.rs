@@ -41,7 +41,10 @@ pub enum Error {
         why: String,
     },
     /// The file is of a later version of this program.
-    #[error("the backup has format {found}, and this program reads up to {known}")]
+    #[error(
+        "the backup has format {found}, and this program reads up to {known}: use the img2text \
+         that made it, or a later one"
+    )]
     TooNew {
         /// The version of the file's format.
         found: u32,
