@@ -24,6 +24,8 @@ const SETTLING_TIME: Duration = Duration::from_millis(250);
 pub struct Recognizer {
     pool: ocr::Pool,
     store: Store,
+    /// Who asks, if that is known.
+    actor: Option<Actor>,
 }
 
 /// One page to recognise, and who pays.
@@ -74,12 +76,13 @@ pub enum Error {
 impl Recognizer {
     /// A recogniser on the given workers and accounts.
     pub fn new(pool: ocr::Pool, store: Store) -> Self {
-        Self { pool, store }
+        Self { pool, store, actor: None }
     }
 
-    /// The same recogniser, with `actor` as the one who spends.
+    /// The same recogniser, with `actor` as the one who asks and spends.
     pub fn acting_as(&self, actor: Actor) -> Self {
-        Self { pool: self.pool.clone(), store: self.store.acting_as(actor) }
+        let store = self.store.acting_as(actor.clone());
+        Self { pool: self.pool.clone(), store, actor: Some(actor) }
     }
 
     /// The workers.
@@ -94,8 +97,11 @@ impl Recognizer {
         Ok(worker.count(&request.image, request.deadline).await?)
     }
 
+    #[tracing::instrument(name = "admit", skip_all)]
     async fn queue(&self, request: &Request) -> Result<ocr::Place, ocr::Error> {
-        let caller = request.user.as_str();
+        // Callers take turns. Where they need not say who they are, their users do: but one who
+        // did could take as many turns as it can think of users.
+        let caller = self.actor.as_ref().map_or(request.user.as_str(), Actor::as_str);
         self.pool.queue(caller, &request.image, request.deadline, request.when_full).await
     }
 

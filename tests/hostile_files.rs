@@ -4,14 +4,15 @@
 use std::panic;
 use std::time::{Duration, Instant};
 
-use image::ImageFormat;
+use image::{GrayImage, ImageFormat, Luma};
 use img2text::config;
 use img2text::ocr::geometry::Turn;
 use img2text::ocr::{Preparation, image as file, prepare};
 use tonic::Code;
 
+use crate::support::dice::{Dice, seed};
 use crate::support::picture;
-use crate::support::server::{Server, recognize_request, spent};
+use crate::support::server::{Server, recognize_request, resident_bytes, spent, wait_until};
 
 const FORMATS: [ImageFormat; 6] = [
     ImageFormat::Png,
@@ -21,27 +22,6 @@ const FORMATS: [ImageFormat; 6] = [
     ImageFormat::Bmp,
     ImageFormat::Gif,
 ];
-
-/// Small numbers that differ, the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        // xorshift64*: good enough to break files.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % limit.max(1)
-    }
-}
-
-/// A seed to repeat a failure with: `HOSTILE_SEED=…`.
-fn seed() -> u64 {
-    let given = std::env::var("HOSTILE_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(|| uuid::Uuid::new_v4().as_u128() as u64 | 1);
-    println!("HOSTILE_SEED={seed}");
-    seed
-}
 
 fn originals() -> Vec<Vec<u8>> {
     let image = picture::text(&["Ab"], 12);
@@ -118,6 +98,121 @@ fn a_hundred_thousand_broken_files_are_decoded_or_refused() {
     assert!(slowest < Duration::from_secs(20), "{slowest:?}");
 }
 
+/// How much memory the server itself may take while strangers send it whatever they like: its
+/// workers decode, not it.
+const SERVER_RESIDENT_BYTES_MAX: u64 = 256 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_broken_files_are_answered_or_cost_nothing() {
+    const FILES: usize = 2_000;
+    const CALLERS: usize = 4;
+    let server = Server::with([("ocr.workers", "2")]);
+    server.redis_cli(&["HSET", "sub:user:42", "extra_remaining", "10000"]);
+    let mut dice = Dice(seed());
+    let originals = originals();
+    let client = server.recognize().await;
+    let calls = (0..CALLERS).map(|_| {
+        let files: Vec<_> = (0..FILES / CALLERS)
+            .map(|_| mutated(&originals[dice.below(originals.len())], &mut dice))
+            .collect();
+        let mut client = client.clone();
+        tokio::spawn(async move {
+            let mut answered = 0;
+            for file in files {
+                match client.recognize(recognize_request("42", file)).await {
+                    Ok(_) => answered += 1,
+                    Err(status) => assert_eq!(status.code(), Code::InvalidArgument, "{status:?}"),
+                }
+            }
+            answered
+        })
+    });
+    let mut answered = 0;
+    for call in calls.collect::<Vec<_>>() {
+        answered += call.await.expect("every call has a clear end");
+    }
+    println!("{answered} of {FILES} answered");
+    assert!(answered > FILES as u64 / 20, "the files are all alike");
+    assert_eq!(spent(&server.account("42").await), answered);
+    assert!(resident_bytes(server.pid()) < SERVER_RESIDENT_BYTES_MAX);
+    assert!(!server.log().contains("panicked at src/grpc"), "{}", server.log());
+    still_works(&server).await;
+}
+
+/// No worker is lost: as many as there should be answer at the same time.
+async fn still_works(server: &Server) {
+    wait_until("all workers are there", || server.children(" worker ").len() == 2);
+    let client = server.recognize().await;
+    let calls = (0..2).map(|_| {
+        let mut client = client.clone();
+        let request = recognize_request("42", picture::line("Still here"));
+        async move { client.recognize(request).await.unwrap().into_inner().text }
+    });
+    for text in futures::future::join_all(calls).await {
+        assert_eq!(text.trim(), "Still here");
+    }
+}
+
+/// A PNG of one shade: many pixels in few bytes.
+fn blank_png(width: u32, height: u32) -> Vec<u8> {
+    picture::encode(&GrayImage::from_pixel(width, height, Luma([255])), ImageFormat::Png)
+}
+
+/// A GIF with one frame, repeated: nobody knows where it ends.
+fn endless_gif() -> Vec<u8> {
+    let one = picture::encode(&picture::text(&["Ab"], 12), ImageFormat::Gif);
+    // Header and screen, whose last byte but two says how large the table of colours is.
+    let table_bytes = if one[10] & 0x80 != 0 { 3 << ((one[10] & 7) + 1) } else { 0 };
+    let (head, rest) = one.split_at(13 + table_bytes);
+    let frame = &rest[..rest.len() - 1];
+    [head, &frame.repeat(20_000)].concat()
+}
+
+/// A TIFF whose list of pages runs in a circle.
+fn circular_tiff() -> Vec<u8> {
+    let page = picture::text(&["Ab"], 12);
+    let mut file = picture::tiff(&[page.clone(), page]);
+    let first: [u8; 4] = file[4..8].try_into().expect("four bytes");
+    let end = file.len();
+    file[end - 4..].copy_from_slice(&first);
+    file
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bombs_and_giants_end_in_an_answer_or_in_a_clear_error() {
+    let server = Server::with([("ocr.workers", "2"), ("ocr.page_ms_max", "20000")]);
+    server.redis_cli(&["HSET", "sub:user:42", "extra_remaining", "100"]);
+    let mut client = server.recognize().await;
+    let mut wide = picture::encode(&GrayImage::new(1, 1), ImageFormat::Png);
+    wide[16..24].copy_from_slice(&[0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff]);
+    let files = [
+        ("65,535 pixels each way, so its header says", wide),
+        ("65,535 pixels wide, one high", blank_png(65_535, 1)),
+        ("32,767 pixels wide, one high", blank_png(32_767, 1)),
+        ("one pixel wide, 32,767 high", blank_png(1, 32_767)),
+        ("99 million pixels of nothing", blank_png(9_900, 10_000)),
+        ("one pixel", blank_png(1, 1)),
+        ("a GIF without an end", endless_gif()),
+        ("a TIFF that runs in a circle", circular_tiff()),
+    ];
+    let mut answered = 0;
+    for (what, file) in files {
+        let bytes = file.len();
+        let started = Instant::now();
+        match client.recognize(recognize_request("42", file)).await {
+            Ok(_) => answered += 1,
+            Err(status) => {
+                let clear = [Code::InvalidArgument, Code::DeadlineExceeded];
+                assert!(clear.contains(&status.code()), "{what}: {status:?}");
+            }
+        }
+        println!("{what} ({bytes} bytes): {:?}", started.elapsed());
+        assert_eq!(spent(&server.account("42").await), answered, "{what}");
+    }
+    assert!(resident_bytes(server.pid()) < SERVER_RESIDENT_BYTES_MAX);
+    still_works(&server).await;
+}
+
 #[tokio::test]
 async fn a_truncated_file_of_any_format_costs_nothing() {
     let server = Server::start();
@@ -149,11 +244,13 @@ async fn a_worker_can_do_little_but_its_work() {
     assert_eq!(field("NoNewPrivs:"), "1");
     assert_eq!(field("Seccomp:"), "2", "a filter");
     let limits = std::fs::read_to_string(format!("/proc/{worker}/limits")).unwrap();
-    let none = |name: &str| {
+    let limit = |name: &str| {
         let line = limits.lines().find(|line| line.starts_with(name)).expect("a limit");
-        line[name.len()..].split_whitespace().next() == Some("0")
+        line[name.len()..].split_whitespace().next().expect("a number").to_string()
     };
-    assert!(none("Max file size") && none("Max core file size"), "{limits}");
+    assert_eq!((&*limit("Max file size"), &*limit("Max core file size")), ("0", "0"), "{limits}");
+    let memory_max = config::Ocr::default().worker_memory_bytes_max;
+    assert_eq!(limit("Max address space"), memory_max.to_string(), "{limits}");
     // It still reads data for other languages, and every kind of file.
     let mut request = recognize_request("42", picture::pdf(&["Behind walls"]));
     request.languages = vec!["rus".into(), "eng".into()];

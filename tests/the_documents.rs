@@ -6,7 +6,7 @@ use std::fs;
 
 use img2text::config::load;
 use img2text::grpc::status::Reason;
-use img2text::telemetry::METRICS;
+use img2text::telemetry::metrics::METRICS;
 
 use crate::support::tools::root;
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use image::{GrayImage, ImageFormat, imageops};
+use image::{GrayImage, ImageFormat, Luma, imageops};
 use img2text::config;
 use img2text::ocr::recognizer::Recognizer;
 use img2text::ocr::wire::{Job, Outcome, Task};
@@ -21,7 +21,7 @@ fn read(file: &[u8], options: Options) -> Page {
     let options = Options { languages: vec!["eng".into()], ..options };
     let job = Job { task: Task::Read(options), time_ms: 60_000 };
     match Recognizer::new(&settings).work(&job, file.to_vec()) {
-        Outcome::Read(page) => page,
+        Outcome::Read(page, _) => page,
         outcome => panic!("{outcome:?}"),
     }
 }
@@ -122,7 +122,7 @@ fn the_script_decides_where_no_language_is_named() {
     let job = Job { task: Task::Read(options), time_ms: 60_000 };
     let file = png(&picture::text(&lines, 36));
     match Recognizer::new(&settings).work(&job, file) {
-        Outcome::Read(page) => {
+        Outcome::Read(page, _) => {
             assert_eq!(page.languages.first().map(String::as_str), Some("rus"));
             assert!(page.text.contains("Каждый охотник желает знать"), "{}", page.text);
         }
@@ -199,6 +199,33 @@ fn the_pdf_can_be_searched_and_shows_the_picture() {
         let again = read(&fs::read(&path).unwrap(), Options::default());
         assert_eq!(again.text.split_whitespace().collect::<Vec<_>>().join(" "), LINES.join(" "));
     }
+}
+
+#[test]
+fn a_pdf_of_a_pdf_has_pages_of_the_same_size() {
+    let home = tempfile::tempdir().unwrap();
+    // 400 x 200 points.
+    let file = picture::pdf(&["A page of a size of its own"]);
+    assert_eq!(read(&file, Options::default()).resolution_ppi, 300);
+    let path = written(&file, Format::Pdf, home.path());
+    let program = "import sys, pypdf; print(*pypdf.PdfReader(sys.argv[1]).pages[0].mediabox[2:])";
+    let size = stdout(tool("python").arg("-c").arg(program).arg(&path).output().unwrap());
+    let size: Vec<f32> = size.split_whitespace().map(|side| side.parse().unwrap()).collect();
+    // A pixel is a quarter of a point.
+    assert!((size[0] - 400.0).abs() < 0.5 && (size[1] - 200.0).abs() < 0.5, "{size:?}");
+}
+
+#[test]
+fn a_figure_beside_the_text_is_not_taken_for_its_letters() {
+    let caption = picture::text(&["The caption of a picture"], 34);
+    let mut page = GrayImage::from_pixel(1_700, 1_700, Luma([255]));
+    for dot in 0..9 {
+        let (left, top) = (100 + dot % 3 * 500, 100 + dot / 3 * 400);
+        imageops::replace(&mut page, &GrayImage::new(300, 300), left, top);
+    }
+    imageops::replace(&mut page, &caption, 100, 1_400);
+    let text = read(&png(&page), Options::default()).text;
+    assert!(text.contains("The caption of a picture"), "{text}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What can be told of a picture by its first bytes, and its pixels made ready for Tesseract.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -9,7 +10,7 @@ use image::{
     Luma, LumaA, Pixel,
 };
 
-use super::{Violation, pdf, tiff};
+use super::{Violation, pdf, resolution, tiff};
 use crate::config;
 
 /// The format of a file.
@@ -123,6 +124,8 @@ pub struct Decoded {
     pub picture: Option<Picture>,
     /// How many pages the file has.
     pub count: u32,
+    /// Its resolution in pixels per inch, if the file states a credible one.
+    pub stated_ppi: Option<u32>,
 }
 
 /// A picture as it was sent.
@@ -184,21 +187,27 @@ pub fn decode(
         let description = format!("is {page}; the file has {count}");
         return Err(ImageError::Refused(Violation::new("page", description)));
     }
-    let (grey, picture) = without_panic(|| match format(file) {
+    without_panic(|| match format(file) {
         Some(Format::Pdf) => {
-            let image = DynamicImage::ImageLuma8(pdf::render(file, page, settings)?);
+            let (drawn, ppi) = pdf::render(file, page, settings)?;
+            let image = DynamicImage::ImageLuma8(drawn);
             let picture = with_picture.then(|| Picture::of(&image, None));
-            Ok((image.into_luma8(), picture))
+            let stated_ppi = resolution::credible(ppi);
+            Ok(Decoded { grey: image.into_luma8(), picture, count, stated_ppi })
         }
-        Some(Format::Picture(ImageFormat::Tiff)) if page > 1 => {
-            let first =
-                tiff::with_first(file, page).ok_or_else(|| ImageError::corrupt("no page"))?;
-            picture(&first, ImageFormat::Tiff, with_picture, settings)
+        Some(Format::Picture(format)) => {
+            let stated_ppi = resolution::stated_ppi(file, format, page);
+            let file = match format {
+                ImageFormat::Tiff if page > 1 => tiff::with_first(file, page)
+                    .map(Cow::Owned)
+                    .ok_or_else(|| ImageError::corrupt("no page"))?,
+                _ => Cow::Borrowed(file),
+            };
+            let (grey, picture) = picture(&file, format, with_picture, settings)?;
+            Ok(Decoded { grey, picture, count, stated_ppi })
         }
-        Some(Format::Picture(format)) => picture(file, format, with_picture, settings),
         None => Err(ImageError::corrupt("unknown format")),
-    })?;
-    Ok(Decoded { grey, picture, count })
+    })
 }
 
 /// A decoder that panics has met a file that its authors did not foresee: a corrupt one.

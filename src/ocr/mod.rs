@@ -6,6 +6,7 @@
 //!
 //! - [`image`]: what can be told of a picture by its first bytes, and its pixels.
 //! - `tiff`, `pdf`: files of several pages.
+//! - `resolution`: what a file says of its resolution.
 //! - [`prepare`]: the pixels made ready for Tesseract.
 //! - [`geometry`]: rectangles, and the way back to the pixels as sent.
 //! - [`recognizer`]: one page from its file to its layout.
@@ -16,6 +17,7 @@
 //! - [`wire`]: how a server and its workers talk.
 //! - [`worker`]: the child process.
 //! - `turns`: which caller is next.
+//! - `phases`: what a worker did with a page, and when.
 //! - `sandbox`: as little of the system as a worker needs.
 //! - [`pool`]: the child processes, and the queue before them.
 
@@ -25,9 +27,11 @@ pub mod image;
 pub mod layout;
 pub mod output;
 mod pdf;
+mod phases;
 pub mod pool;
 pub mod prepare;
 pub mod recognizer;
+mod resolution;
 mod sandbox;
 mod script;
 mod tiff;
@@ -40,6 +44,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use layout::{Format, Page};
+pub use phases::{Phase, PhaseTime};
 pub use pool::{Place, Pool, WhenFull, Worker};
 pub use prepare::Preparation;
 

@@ -31,8 +31,12 @@ pub fn count(file: &[u8]) -> Result<u32, ImageError> {
     Ok(pages as u32)
 }
 
-/// Draws a page, counted from 1.
-pub fn render(file: &[u8], page: u32, settings: &config::Ocr) -> Result<GrayImage, ImageError> {
+/// Draws a page, counted from 1; tells at how many pixels per inch.
+pub fn render(
+    file: &[u8],
+    page: u32,
+    settings: &config::Ocr,
+) -> Result<(GrayImage, f64), ImageError> {
     let pdf = open(file)?;
     let pages = pdf.pages();
     let page = pages.get(page as usize - 1);
@@ -53,11 +57,12 @@ pub fn render(file: &[u8], page: u32, settings: &config::Ocr) -> Result<GrayImag
     }
     let pixels = drawn.data();
     let at = |x: u32, y: u32| pixels[(y * width + x) as usize];
-    Ok(GrayImage::from_fn(width, height, |x, y| {
+    let grey = GrayImage::from_fn(width, height, |x, y| {
         let pixel = at(x, y);
         let [r, g, b] = [pixel.r, pixel.g, pixel.b].map(u32::from);
         Luma([((r * 299 + g * 587 + b * 114) / 1000) as u8])
-    }))
+    });
+    Ok((grey, f64::from(scale * POINTS_PER_INCH)))
 }
 
 /// How many pixels a point gets: those of the resolution, or fewer if a page is too large for it.

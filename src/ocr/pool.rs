@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::turns::{Turn, Turns};
 use super::wire::{self, Hello, Job, Outcome, Task};
 use super::{AUTO, Error, Options, Page, Violation, image};
+use crate::telemetry::traces::record_phases;
 use crate::{config, process};
 
 /// The environment variable that carries the settings to a worker, as JSON.
@@ -63,6 +64,23 @@ pub struct Place {
     caller: String,
     deadline: Instant,
     permits: Permits,
+    waiting: Waiting,
+}
+
+/// Somebody who waits for a worker, in the metrics.
+struct Waiting;
+
+impl Waiting {
+    fn begin() -> Self {
+        metrics::gauge!("img2text_ocr_queue_depth").increment(1);
+        Self
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        metrics::gauge!("img2text_ocr_queue_depth").decrement(1);
+    }
 }
 
 /// What a place takes of the bounded queue; given back when dropped.
@@ -86,7 +104,37 @@ pub struct Worker {
     /// Absent while it works, so that one that is dropped then does not go back.
     process: Option<Process>,
     turn: Option<Turn>,
+    /// Why there is no process any more, when there is none.
+    lost_by: Loss,
     _permits: Permits,
+}
+
+/// Why a worker is replaced.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    /// The caller went away, and the worker was killed with its work.
+    Abandoned,
+    /// It did not stop in time, and was killed.
+    Deadline,
+    /// It ended by itself.
+    Died,
+    /// It has worked enough.
+    Pages,
+    /// It keeps too much memory.
+    Memory,
+}
+
+impl Loss {
+    /// Its name in the metrics.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Abandoned => "abandoned",
+            Self::Deadline => "deadline",
+            Self::Died => "died",
+            Self::Pages => "pages",
+            Self::Memory => "memory",
+        }
+    }
 }
 
 impl Pool {
@@ -198,7 +246,8 @@ impl Pool {
         if !shared.turns.is_free() && Instant::now() + shared.expected_wait() > deadline {
             return Err(overloaded());
         }
-        Ok(Place { shared: Arc::clone(shared), caller: caller.to_string(), deadline, permits })
+        let (shared, caller) = (Arc::clone(shared), caller.to_string());
+        Ok(Place { shared, caller, deadline, permits, waiting: Waiting::begin() })
     }
 
     /// Ends the workers. Calls that still wait or run end as [`Error::Stopping`].
@@ -210,6 +259,7 @@ impl Pool {
 
 impl Place {
     /// Waits for a worker.
+    #[tracing::instrument(name = "queue", skip_all)]
     pub async fn worker(self) -> Result<Worker, Error> {
         let shared = self.shared;
         let deadline = self.deadline.into();
@@ -219,19 +269,22 @@ impl Place {
             () = tokio::time::sleep_until(deadline) => return Err(Error::DeadlineExceeded),
             () = shared.stopping.cancelled() => return Err(Error::Stopping),
         };
+        drop(self.waiting);
         metrics::histogram!("img2text_ocr_queue_wait_seconds").record(asked.elapsed());
         let warm = shared.idle().pop();
         let process = match warm {
             Some(process) => process,
             None => shared.launch().await?,
         };
-        Ok(Worker { shared, process: Some(process), turn: Some(turn), _permits: self.permits })
+        let (process, turn) = (Some(process), Some(turn));
+        Ok(Worker { shared, process, turn, lost_by: Loss::Abandoned, _permits: self.permits })
     }
 }
 
 impl Worker {
     /// Recognises a page of a file that [`Pool::check`] has let through, until `deadline` or until
     /// the server's own limit for a page, whichever comes first.
+    #[tracing::instrument(name = "work", skip_all)]
     pub async fn recognize(
         self,
         file: &Bytes,
@@ -239,12 +292,19 @@ impl Worker {
         deadline: Instant,
     ) -> Result<Page, Error> {
         let shared = Arc::clone(&self.shared);
-        let started = Instant::now();
+        let (begun, started) = (SystemTime::now(), Instant::now());
         let outcome = self.work(Task::Read(options.clone()), file, deadline).await?;
         shared.learn_page_time(started.elapsed());
         metrics::histogram!("img2text_ocr_page_seconds").record(started.elapsed());
         match outcome {
-            Outcome::Read(page) => Ok(page),
+            Outcome::Read(page, phases) => {
+                for phase in &phases {
+                    metrics::histogram!("img2text_ocr_phase_seconds", "phase" => phase.name())
+                        .record(phase.duration);
+                }
+                record_phases(begun, &phases);
+                Ok(page)
+            }
             _ => Err(Error::WorkerDied("it did something else".into())),
         }
     }
@@ -275,9 +335,13 @@ impl Worker {
             // Dropping the process kills it.
             Err(_) => {
                 tracing::warn!(pid = process.child.id(), "a worker did not stop: it is killed");
+                self.lost_by = Loss::Deadline;
                 Err(Error::DeadlineExceeded)
             }
-            Ok(Err(error)) => Err(Error::WorkerDied(error.to_string())),
+            Ok(Err(error)) => {
+                self.lost_by = Loss::Died;
+                Err(Error::WorkerDied(error.to_string()))
+            }
             Ok(Ok(outcome)) => {
                 self.process = Some(process);
                 match outcome {
@@ -294,15 +358,18 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let is_sound = |process: &Process| !process.is_worn(&self.shared.settings);
-        if let Some(process) = self.process.take().filter(is_sound) {
-            self.shared.idle().push(process);
-            return;
-        }
+        let loss = match self.process.take() {
+            None => self.lost_by,
+            Some(process) => match process.wear(&self.shared.settings) {
+                None => return self.shared.idle().push(process),
+                Some(loss) => loss,
+            },
+        };
         if self.shared.stopping.is_cancelled() {
             return;
         }
-        metrics::counter!("img2text_ocr_worker_restarts_total").increment(1);
+        metrics::counter!("img2text_ocr_worker_restarts_total", "reason" => loss.name())
+            .increment(1);
         // The turn is not passed on until there is a worker for it.
         let (shared, turn) = (Arc::clone(&self.shared), self.turn.take());
         tokio::spawn(async move {
@@ -418,9 +485,14 @@ impl Process {
     }
 
     /// Whether it has worked enough: what a library leaks must not grow for ever.
-    fn is_worn(&self, settings: &config::Ocr) -> bool {
-        self.jobs >= settings.worker_pages_max
-            || self.resident_bytes() > settings.worker_resident_bytes_max
+    fn wear(&self, settings: &config::Ocr) -> Option<Loss> {
+        if self.jobs >= settings.worker_pages_max {
+            Some(Loss::Pages)
+        } else if self.resident_bytes() > settings.worker_resident_bytes_max {
+            Some(Loss::Memory)
+        } else {
+            None
+        }
     }
 
     /// How much memory it has now; 0 where the system does not say.

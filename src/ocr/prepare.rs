@@ -12,7 +12,7 @@ use super::geometry::{Affine, Rect, Turn};
 /// What may be done to a picture. All by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Preparation {
-    /// Make small text larger, and choose the threshold between ink and paper part by part there.
+    /// Make small text larger.
     pub upscale: bool,
     /// Make huge text smaller.
     pub downscale: bool,
@@ -22,17 +22,32 @@ pub struct Preparation {
     pub deskew: bool,
     /// Turn a picture upright whose text lies on its side or head.
     pub rotate: bool,
+    /// Choose the threshold between ink and paper part by part where text was made larger.
+    pub adaptive_threshold: bool,
 }
 
 impl Preparation {
     /// The picture as it is.
-    pub const NONE: Self =
-        Self { upscale: false, downscale: false, invert: false, deskew: false, rotate: false };
+    pub const NONE: Self = Self {
+        upscale: false,
+        downscale: false,
+        invert: false,
+        deskew: false,
+        rotate: false,
+        adaptive_threshold: false,
+    };
 }
 
 impl Default for Preparation {
     fn default() -> Self {
-        Self { upscale: true, downscale: true, invert: true, deskew: true, rotate: true }
+        Self {
+            upscale: true,
+            downscale: true,
+            invert: true,
+            deskew: true,
+            rotate: true,
+            adaptive_threshold: true,
+        }
     }
 }
 
@@ -46,11 +61,13 @@ pub struct Prepared {
     pub adaptive_threshold: bool,
     /// By how many degrees the lines climbed.
     pub skew_degrees: f32,
-    /// Its resolution in pixels per inch, if its text has the usual size; absent where that was
-    /// not measured.
+    /// Its resolution in pixels per inch if its text has the usual size; absent where there is
+    /// none.
     pub resolution_ppi: Option<u32>,
     /// Whether there is hardly room for more than a line of text on it.
     pub is_line: bool,
+    /// How many times as large it is as it was sent.
+    pub scale: f32,
 }
 
 /// Letters lower than this, in pixels, are read better when they are twice as large. A letter of
@@ -93,9 +110,10 @@ pub fn prepare(sent: &GrayImage, turn: Turn, allowed: Preparation) -> Prepared {
         imageops::invert(&mut image);
     }
     let mut skew_degrees = 0.0;
-    let mut adaptive_threshold = false;
+    let (mut factor, mut adaptive_threshold) = (1.0, false);
+    let is_line = ink.letter_height.is_some_and(|height| is_line(&image, height));
     if let Some(height) = ink.letter_height {
-        let factor = scale(&image, height, allowed);
+        factor = scale(&image, height, allowed);
         if factor != 1.0 {
             let (width, height) = (image.width(), image.height());
             image = resize(&image, factor);
@@ -105,7 +123,8 @@ pub fn prepare(sent: &GrayImage, turn: Turn, allowed: Preparation) -> Prepared {
             );
             to_sent = back.then(to_sent);
             ink.letter_height = Some(ink.letter_height.unwrap_or_default() * factor);
-            adaptive_threshold = factor > 1.0;
+            // A line on its own has little paper around it to choose by.
+            adaptive_threshold = factor > 1.0 && allowed.adaptive_threshold && !is_line;
         }
         if allowed.deskew {
             skew_degrees = ink.skew_degrees();
@@ -122,7 +141,8 @@ pub fn prepare(sent: &GrayImage, turn: Turn, allowed: Preparation) -> Prepared {
         adaptive_threshold,
         skew_degrees,
         resolution_ppi: ink.letter_height.map(resolution),
-        is_line: ink.letter_height.is_some_and(|height| is_line(&image, height)),
+        is_line,
+        scale: factor,
         image,
         to_sent,
     }
@@ -137,6 +157,7 @@ impl Prepared {
             skew_degrees: 0.0,
             resolution_ppi: None,
             is_line: false,
+            scale: 1.0,
         }
     }
 }
@@ -238,12 +259,13 @@ impl Ink {
     }
 
     fn of(letters: Vec<Rect>, is_light: bool) -> Self {
-        let letter_height = letter_height(&letters);
+        let letter_height = letter_height(&letters, 1);
         Self { is_light, letter_height, letters }
     }
 
+    /// What was measured from afar, as seen from near.
     fn enlarged(mut self, factor: u32) -> Self {
-        self.letter_height = self.letter_height.map(|height| height * factor as f32);
+        self.letter_height = letter_height(&self.letters, factor);
         self
     }
 
@@ -289,22 +311,34 @@ fn order(feet: &[(f64, f64)], climb_degrees: f32, row_pixels: f64) -> f64 {
     rows.chunk_by(|a, b| a == b).map(|row| (row.len() * row.len()) as f64).sum()
 }
 
-/// The median height of letters, each counted by its height: dots and specks hardly count.
-fn letter_height(letters: &[Rect]) -> Option<f32> {
-    if letters.len() < LETTERS_MIN {
+/// How high letters are that were measured from a distance. Where it is huge spots that there are
+/// but more of letters, those are a figure beside the text: scaled by them it could not be read.
+fn letter_height(letters: &[Rect], distance: u32) -> Option<f32> {
+    let heights = letters.iter().map(|letter| (letter.height() * distance) as f32);
+    let mut heights: Vec<f32> = heights.collect();
+    heights.sort_unstable_by(f32::total_cmp);
+    let height = median_height(&heights)?;
+    if height <= HUGE_TEXT_PIXELS {
+        return Some(height);
+    }
+    let small = heights.partition_point(|height| *height < SMALL_TEXT_PIXELS);
+    let usual = heights.partition_point(|height| *height <= HUGE_TEXT_PIXELS);
+    let huge = heights.len() - usual;
+    let of_usual = if usual - small > huge { median_height(&heights[small..usual]) } else { None };
+    of_usual.or(Some(height))
+}
+
+/// The median of sorted heights, each counted by itself: dots and specks hardly count.
+fn median_height(heights: &[f32]) -> Option<f32> {
+    if heights.len() < LETTERS_MIN {
         return None;
     }
-    let mut heights: Vec<u32> = letters.iter().map(|letter| letter.height()).collect();
-    heights.sort_unstable();
-    let half = heights.iter().map(|height| u64::from(*height)).sum::<u64>() / 2;
-    let mut sum = 0;
-    for height in heights {
-        sum += u64::from(height);
-        if sum >= half {
-            return Some(height as f32);
-        }
-    }
-    None
+    let half = heights.iter().sum::<f32>() / 2.0;
+    let mut sum = 0.0;
+    heights.iter().copied().find(|height| {
+        sum += height;
+        sum >= half
+    })
 }
 
 fn histogram(image: &GrayImage) -> [u64; 256] {
@@ -340,7 +374,10 @@ fn otsu(histogram: &[u64; 256]) -> u8 {
 
 /// The connected spots of ink that have the shape of a letter.
 fn letters(image: &GrayImage, is_ink: impl Fn(u8) -> bool) -> Vec<Rect> {
-    let height_max = (image.height() / 2).max(LETTER_PIXELS_MIN);
+    // On a picture of a line a letter may be as high as the picture; on others that is a frame.
+    let is_flat = image.width() >= image.height() * 2;
+    let height_max = if is_flat { image.height() } else { image.height() / 2 };
+    let height_max = height_max.max(LETTER_PIXELS_MIN);
     let is_letter = |spot: &Rect| {
         let (width, height) = (spot.width(), spot.height());
         height >= LETTER_PIXELS_MIN
@@ -479,6 +516,21 @@ mod tests {
         imageops::invert(&mut sent);
         let prepared = prepare(&sent, Turn::None, Preparation::default());
         assert_eq!(prepared.image, page(18, 0.0));
+    }
+
+    #[test]
+    fn huge_spots_are_letters_only_where_there_are_no_more_of_the_usual_height() {
+        let spots = |count, height| {
+            std::iter::repeat_n(Rect { left: 0, top: 0, right: height, bottom: height }, count)
+        };
+        let height = |usual, huge| {
+            let all: Vec<Rect> = spots(usual, 30).chain(spots(huge, 300)).collect();
+            (letter_height(&all, 1), letter_height(&all, 2))
+        };
+        assert_eq!(height(20, 0), (Some(30.0), Some(60.0)));
+        assert_eq!(height(20, 12), (Some(30.0), Some(60.0)));
+        // Their dots.
+        assert_eq!(height(5, 20), (Some(300.0), Some(600.0)));
     }
 
     #[test]

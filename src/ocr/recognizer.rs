@@ -10,6 +10,7 @@ use super::engine::{Engine, EngineError, FoundWord, Level, Manner, Reading};
 use super::geometry::Turn;
 use super::image::{Decoded, ImageError};
 use super::layout::{self, Block, Format, Line, Page, Paragraph, Word};
+use super::phases::{Phase, Phases};
 use super::prepare::{Prepared, prepare};
 use super::script;
 use super::wire::{Job, Outcome, Task};
@@ -20,6 +21,8 @@ use crate::config;
 const ENGINES_MAX: usize = 4;
 /// Tesseract's data for finding out which way text runs and in which script it is.
 const ORIENTATION_DATA: &str = "osd";
+/// The resolution of a page of which nothing is known, in pixels per inch.
+const RESOLUTION_PPI_DEFAULT: u32 = 300;
 /// A page whose words are surer than this stands upright: turned ones come out at about 40.
 const UPRIGHT_CONFIDENCE: f32 = 75.0;
 /// How sure Tesseract has to be of the way text runs before a picture is turned.
@@ -31,6 +34,16 @@ pub struct Recognizer<'a> {
     /// With the number of the use that was each one's last.
     engines: HashMap<String, (u64, Engine)>,
     uses: u64,
+}
+
+/// A picture to read, and how.
+struct Sheet<'a> {
+    grey: &'a GrayImage,
+    stated_ppi: Option<u32>,
+    languages: &'a [String],
+    options: &'a Options,
+    deadline: Instant,
+    phases: &'a mut Phases,
 }
 
 /// Why a page was not read.
@@ -70,7 +83,11 @@ impl<'a> Recognizer<'a> {
         let deadline = Instant::now() + Duration::from_millis(job.time_ms);
         let done = match &job.task {
             Task::Count => image::count(&file).map(Outcome::Counted).map_err(Failure::from),
-            Task::Read(options) => self.read(file, options, deadline).map(Outcome::Read),
+            Task::Read(options) => {
+                let mut phases = Phases::begin();
+                let page = self.read(file, options, deadline, &mut phases);
+                page.map(|page| Outcome::Read(page, phases.times()))
+            }
         };
         match done {
             Ok(outcome) => outcome,
@@ -86,16 +103,20 @@ impl<'a> Recognizer<'a> {
         file: Vec<u8>,
         options: &Options,
         deadline: Instant,
+        phases: &mut Phases,
     ) -> Result<Page, Failure> {
         let wants_picture = options.formats.contains(&Format::Pdf);
-        let Decoded { grey, picture, count } =
-            image::decode(&file, options.page, wants_picture, self.settings)?;
+        let Decoded { grey, picture, count, stated_ppi } = phases.measure(Phase::Decode, || {
+            image::decode(&file, options.page, wants_picture, self.settings)
+        })?;
         drop(file);
         let mut warnings = Vec::new();
-        let languages = self.languages(&grey, options, &mut warnings);
-        let mut read = self.read_turned(&grey, Turn::None, &languages, options, deadline)?;
+        let languages = self.languages(&grey, options, &mut warnings, phases);
+        let mut sheet =
+            Sheet { grey: &grey, stated_ppi, languages: &languages, options, deadline, phases };
+        let mut read = self.read_turned(&mut sheet, Turn::None)?;
         if options.preparation.rotate && read.mean_confidence < UPRIGHT_CONFIDENCE {
-            read = self.try_upright(&grey, read, &languages, options, deadline)?;
+            read = self.try_upright(&mut sheet, read)?;
         }
         let mut page = Page {
             number: options.page,
@@ -108,7 +129,7 @@ impl<'a> Recognizer<'a> {
         };
         let written =
             options.formats.iter().map(|format| output::write(*format, &page, picture.as_ref()));
-        page.outputs = written.collect();
+        page.outputs = phases.measure(Phase::Write, || written.collect());
         if !options.layout {
             page.blocks.clear();
         }
@@ -121,12 +142,14 @@ impl<'a> Recognizer<'a> {
         grey: &GrayImage,
         options: &Options,
         warnings: &mut Vec<String>,
+        phases: &mut Phases,
     ) -> Vec<String> {
         match &options.languages[..] {
             [] => self.settings.languages_default.clone(),
             [auto] if auto == AUTO => {
-                let prepared = prepare(grey, Turn::None, options.preparation);
-                let found = self.orientation(&prepared);
+                let found = phases.measure(Phase::Orient, || {
+                    self.orientation(&prepare(grey, Turn::None, options.preparation))
+                });
                 let installed = self.engine(&self.settings.languages_default.join("+"));
                 let installed = installed.map(|engine| engine.languages()).unwrap_or_default();
                 script::languages(found, &installed, &self.settings.languages_default, warnings)
@@ -136,40 +159,38 @@ impl<'a> Recognizer<'a> {
     }
 
     fn orientation(&mut self, prepared: &Prepared) -> Option<super::engine::Orientation> {
-        let resolution = prepared.resolution_ppi.unwrap_or(300);
+        let resolution = prepared.resolution_ppi.unwrap_or(RESOLUTION_PPI_DEFAULT);
         // Without its data pictures are not turned: the text is what it was before.
         self.engine(ORIENTATION_DATA).ok()?.orientation(&prepared.image, resolution)
     }
 
     /// Reads a poorly read picture again, turned as its text seems to run, and keeps what was read
     /// better.
-    fn try_upright(
-        &mut self,
-        grey: &GrayImage,
-        first: Page,
-        languages: &[String],
-        options: &Options,
-        deadline: Instant,
-    ) -> Result<Page, Failure> {
-        let prepared = prepare(grey, Turn::None, options.preparation);
-        let Some(found) = self.orientation(&prepared) else { return Ok(first) };
+    fn try_upright(&mut self, sheet: &mut Sheet, first: Page) -> Result<Page, Failure> {
+        let (grey, preparation) = (sheet.grey, sheet.options.preparation);
+        let found = sheet
+            .phases
+            .measure(Phase::Orient, || self.orientation(&prepare(grey, Turn::None, preparation)));
+        let Some(found) = found else { return Ok(first) };
         if found.upright == Turn::None || found.confidence < TURN_CONFIDENCE_MIN {
             return Ok(first);
         }
-        let second = self.read_turned(grey, found.upright, languages, options, deadline)?;
+        let second = self.read_turned(sheet, found.upright)?;
         Ok(if second.mean_confidence > first.mean_confidence { second } else { first })
     }
 
     /// Reads a picture that is turned first. The page knows what was read and where.
-    fn read_turned(
-        &mut self,
-        grey: &GrayImage,
-        turn: Turn,
-        languages: &[String],
-        options: &Options,
-        deadline: Instant,
-    ) -> Result<Page, Failure> {
-        let prepared = prepare(grey, turn, options.preparation);
+    fn read_turned(&mut self, sheet: &mut Sheet, turn: Turn) -> Result<Page, Failure> {
+        let Sheet { grey, stated_ppi, languages, options, deadline, phases } = sheet;
+        let mut prepared =
+            phases.measure(Phase::Prepare, || prepare(grey, turn, options.preparation));
+        let sent_ppi = stated_ppi.or_else(|| {
+            prepared.resolution_ppi.map(|ppi| (ppi as f32 / prepared.scale).round() as u32)
+        });
+        // What a scanner knew is better than what letters look like, as long as the pixels are its.
+        if prepared.scale == 1.0 {
+            prepared.resolution_ppi = sent_ppi;
+        }
         let manner = Manner {
             segmentation: match options.segmentation {
                 Segmentation::Auto if prepared.is_line => Segmentation::SingleBlock,
@@ -183,8 +204,10 @@ impl<'a> Recognizer<'a> {
         if left.is_zero() {
             return Err(EngineError::DeadlineExceeded.into());
         }
-        let reading = engine.recognize(&prepared.image, manner, left)?;
-        Ok(page(reading, &prepared, turn, grey))
+        let reading =
+            phases.measure(Phase::Recognize, || engine.recognize(&prepared.image, manner, left))?;
+        let resolution_ppi = sent_ppi.unwrap_or(RESOLUTION_PPI_DEFAULT);
+        Ok(Page { resolution_ppi, ..page(reading, &prepared, turn, grey) })
     }
 
     /// The engine for a set of languages, made if it is not warm; the one that was not used for
@@ -218,14 +241,11 @@ fn page(reading: Reading, prepared: &Prepared, turn: Turn, sent: &GrayImage) -> 
         let FoundWord { text, confidence, opens, .. } = word;
         (opens, Word { text, bounds, confidence })
     };
-    let scale = prepared.image.width() as f32 / sent.width().max(1) as f32;
-    let resolution_ppi = prepared.resolution_ppi.map_or(300.0, |ppi| ppi as f32 / scale);
     Page {
         text: reading.text,
         mean_confidence: reading.mean_confidence,
         rotation_degrees: turn.then(found_turn).degrees(),
         skew_degrees: prepared.skew_degrees,
-        resolution_ppi: resolution_ppi.round() as u32,
         blocks: blocks(reading.words.into_iter().map(to_sent)),
         ..Page::default()
     }

@@ -1,8 +1,14 @@
 //! TIFF files of several pages. The decoder reads the first; so a file whose header points to
 //! another page makes it read that one.
 
+use super::resolution::from_centimetres;
+
 /// The most pages that are counted: a chain of them may be a circle.
 const PAGES_MAX: u32 = 10_000;
+
+/// The numbers of fields in a page's directory.
+const X_RESOLUTION: u64 = 282;
+const RESOLUTION_UNIT: u64 = 296;
 
 /// How a file writes its numbers.
 #[derive(Clone, Copy)]
@@ -31,13 +37,28 @@ pub fn with_first(file: &[u8], page: u32) -> Option<Vec<u8>> {
     Some(file)
 }
 
+/// How many pixels an inch of a page has across, as the file says.
+pub fn resolution_ppi(file: &[u8], page: u32) -> Option<f64> {
+    let at = pages(file)?.nth(page.checked_sub(1)? as usize)?;
+    let header = Header::read(file).filter(|header| !header.is_big_tiff)?;
+    // Two numbers of 32 bits, one over the other, somewhere else in the file.
+    let place = usize::try_from(header.field(file, at, X_RESOLUTION, 4)?).ok()?;
+    let over = header.number(file, place, 4)? as f64;
+    let under = header.number(file, place.checked_add(4)?, 4)? as f64;
+    match header.field(file, at, RESOLUTION_UNIT, 2) {
+        None | Some(2) => Some(over / under),
+        Some(3) => Some(from_centimetres(over / under)),
+        Some(_) => None,
+    }
+}
+
 /// Where each page's directory is in the file.
 fn pages(file: &[u8]) -> Option<impl Iterator<Item = u64> + '_> {
     let header = Header::read(file)?;
     let first = header.number(file, header.first_page(), header.offset_bytes());
     let next = move |at: &u64| {
         let at = usize::try_from(*at).ok()?;
-        let (count_bytes, entry_bytes) = if header.is_big_tiff { (8, 20) } else { (2, 12) };
+        let (count_bytes, entry_bytes) = header.directory_bytes();
         let entries = usize::try_from(header.number(file, at, count_bytes)?).ok()?;
         let after = at.checked_add(count_bytes)?.checked_add(entries.checked_mul(entry_bytes)?)?;
         header.number(file, after, header.offset_bytes()).filter(|next| *next != 0)
@@ -66,6 +87,22 @@ impl Header {
 
     fn offset_bytes(self) -> usize {
         if self.is_big_tiff { 8 } else { 4 }
+    }
+
+    /// How many bytes the number of a directory's entries takes, and each of them.
+    fn directory_bytes(self) -> (usize, usize) {
+        if self.is_big_tiff { (8, 20) } else { (2, 12) }
+    }
+
+    /// The value of a field of a directory, of which it takes so many bytes.
+    fn field(self, file: &[u8], directory: u64, wanted: u64, bytes: usize) -> Option<u64> {
+        let directory = usize::try_from(directory).ok()?;
+        let (count_bytes, entry_bytes) = self.directory_bytes();
+        let entries = file.get(directory.checked_add(count_bytes)?..)?.chunks_exact(entry_bytes);
+        let count = usize::try_from(self.number(file, directory, count_bytes)?).ok()?;
+        let mut entries = entries.take(count);
+        let entry = entries.find(|entry| self.number(entry, 0, 2) == Some(wanted))?;
+        self.number(entry, entry_bytes - self.offset_bytes(), bytes)
     }
 
     fn number(self, file: &[u8], at: usize, bytes: usize) -> Option<u64> {

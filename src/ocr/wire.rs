@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::layout::Page;
+use super::phases::PhaseTime;
 use super::{Options, Violation};
 
 /// The largest header that is read: the layout of a very dense page has some megabytes.
@@ -53,8 +54,8 @@ pub enum Task {
 pub enum Outcome {
     /// So many pages were counted.
     Counted(u32),
-    /// It was read.
-    Read(Page),
+    /// It was read, in these steps.
+    Read(Page, Vec<PhaseTime>),
     /// The file proved corrupt.
     Undecodable(String),
     /// Something in the request turned out to be wrong.
