@@ -102,6 +102,7 @@ fn without_each_step(folders: &[Folder]) {
         ("invert", Preparation { invert: false, ..all }),
         ("deskew", Preparation { deskew: false, ..all }),
         ("rotate", Preparation { rotate: false, ..all }),
+        ("adaptive_threshold", Preparation { adaptive_threshold: false, ..all }),
     ];
     println!();
     println!("| pictures | left out | score | s |");
@@ -164,7 +165,7 @@ fn img2text(folder: &Folder, sample: &Sample, preparation: Preparation) -> (Stri
     RECOGNIZER.with_borrow_mut(|recognizer| {
         let started = Instant::now();
         match recognizer.work(&job, sample.file.clone()) {
-            Outcome::Read(page) => (page.text, started.elapsed()),
+            Outcome::Read(page, _) => (page.text, started.elapsed()),
             outcome => panic!("{}: {outcome:?}", sample.name),
         }
     })
@@ -298,7 +299,7 @@ fn drawn() -> Vec<Folder> {
     let pages = [
         ("drawn, clean", page(40)),
         ("drawn, small", page(13)),
-        ("drawn, huge", page(150)),
+        ("drawn, huge", page(300)),
         ("drawn, light on dark", inverted),
         ("drawn, on its side", imageops::rotate90(&page(40))),
         ("drawn, on its head", imageops::rotate180(&page(40))),

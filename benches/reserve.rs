@@ -5,6 +5,8 @@
 //! sends (taken down with MONITOR), against the same Redis, in turns in the same run. Every call is
 //! for a user of its own on both sides. Prints a row per number of callers: the medians of the
 //! rounds, and their ratio.
+//!
+//! `cargo bench --bench reserve -- [CALLERS]...`
 
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code)]
@@ -12,16 +14,13 @@ mod support;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use img2text::grpc::proto::ReserveQuotaRequest;
-use img2text::grpc::proto::quota_service_client::QuotaServiceClient;
+use support::load::{median, reserve_rate, reserve_request};
 use support::server::Server;
-use tonic::transport::Channel;
 
 const ROUNDS: u64 = 3;
 const ROUND_TIME: Duration = Duration::from_secs(3);
-const CHANNELS_MAX: usize = 4;
 
 #[tokio::main]
 async fn main() {
@@ -29,10 +28,11 @@ async fn main() {
     let script_call = script_call(&server).await;
     println!("| callers | ReserveQuota/s | redis-benchmark EVALSHA/s | ratio |");
     println!("|---|---|---|---|");
-    for callers in [1, 8, 64] {
+    for callers in numbers_of_callers() {
         let (mut over_grpc, mut in_redis) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
-            let rate = reserve_rate(&server, callers, round).await;
+            let name = format!("{callers}-{round}");
+            let rate = reserve_rate(&server, callers, ROUND_TIME, &name).await;
             let calls = (rate * 1.5 * ROUND_TIME.as_secs_f64()) as u64;
             over_grpc.push(rate);
             in_redis.push(redis_benchmark_rate(&server, callers, calls, &script_call));
@@ -42,44 +42,10 @@ async fn main() {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn reserve_request(user: &str) -> ReserveQuotaRequest {
-    ReserveQuotaRequest {
-        user_id: user.into(),
-        reservation_id: "reservation".into(),
-        amount: 1,
-        ..Default::default()
-    }
-}
-
-/// Calls per second that so many callers get through in a round.
-async fn reserve_rate(server: &Server, callers: usize, round: u64) -> f64 {
-    let mut channels: Vec<Channel> = Vec::new();
-    for _ in 0..callers.min(CHANNELS_MAX) {
-        channels.push(server.channel().await);
-    }
-    let started = Instant::now();
-    let tasks = (0..callers).map(|caller| {
-        let mut client = QuotaServiceClient::new(channels[caller % channels.len()].clone());
-        tokio::spawn(async move {
-            let mut calls = 0_u64;
-            while started.elapsed() < ROUND_TIME {
-                let user = format!("bench-{callers}-{round}-{caller}-{calls}");
-                client.reserve_quota(reserve_request(&user)).await.expect("a hold");
-                calls += 1;
-            }
-            calls
-        })
-    });
-    let mut calls = 0;
-    for task in tasks.collect::<Vec<_>>() {
-        calls += task.await.expect("a caller ends");
-    }
-    calls as f64 / started.elapsed().as_secs_f64()
+/// Those on the command line, or the usual ones.
+fn numbers_of_callers() -> Vec<usize> {
+    let given: Vec<usize> = std::env::args().filter_map(|word| word.parse().ok()).collect();
+    if given.is_empty() { vec![1, 8, 64] } else { given }
 }
 
 /// The words of the script call by which the server reserves, with the user's name replaced by
@@ -126,17 +92,38 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
+/// How many users redis-benchmark chooses from: so many that hardly one comes twice, and a hold is
+/// made by every call.
+const BENCHMARK_USERS: &str = "1000000000";
+
 /// Calls per second as redis-benchmark counts them.
 fn redis_benchmark_rate(server: &Server, callers: usize, calls: u64, command: &[String]) -> f64 {
+    let calls = calls.max(1_000);
+    server.redis_cli(&["CONFIG", "RESETSTAT"]);
     let output = Command::new("redis-benchmark")
-        .args(["-s", &server.redis_socket(), "--csv", "-r", "999999999999"])
-        .args(["-c", &callers.to_string(), "-n", &calls.max(1_000).to_string()])
+        .args(["-s", &server.redis_socket(), "--csv", "-r", BENCHMARK_USERS])
+        .args(["-c", &callers.to_string(), "-n", &calls.to_string()])
         .args(command)
         .output()
         .expect("redis-benchmark runs");
+    let holds = holds_made(server);
+    assert!(holds > calls * 99 / 100, "{calls} calls made {holds} holds: that is other work");
     let stdout = String::from_utf8_lossy(&output.stdout);
     // "test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_…","p99_…","max_…"
     let rate = stdout.lines().last().and_then(|line| line.rsplit(',').nth(6));
-    let rate = rate.unwrap_or_else(|| panic!("redis-benchmark said:\n{stdout}"));
+    let rate = rate.unwrap_or_else(|| {
+        panic!(
+            "redis-benchmark said:
+{stdout}"
+        )
+    });
     rate.trim_matches('"').parse().expect("a number")
+}
+
+/// How many holds were made since the statistics of Redis were reset: each is one ZADD.
+fn holds_made(server: &Server) -> u64 {
+    let statistics = server.redis_cli(&["INFO", "commandstats"]);
+    let line = statistics.lines().find_map(|line| line.strip_prefix("cmdstat_zadd:calls="));
+    let calls = line.and_then(|line| line.split(',').next()?.parse().ok());
+    calls.unwrap_or_default()
 }

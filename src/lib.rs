@@ -12,7 +12,7 @@
 //! - [`ocr`]: pixels to text. Nothing outside knows Tesseract.
 //! - [`redis`]: the connection, the embedded server, what Redis really does with our data.
 //! - [`process`]: children that die with us.
-//! - [`telemetry`]: logs and metrics.
+//! - [`telemetry`]: the log, traces and metrics.
 
 #![warn(missing_docs)]
 

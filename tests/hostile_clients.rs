@@ -4,13 +4,19 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use h2::Reason;
+
 use img2text::grpc::proto::GetQuotaRequest;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 use tonic_types::StatusExt;
 
+use crate::support::http2::{self, END_HEADERS, Kind, frame};
 use crate::support::picture;
-use crate::support::server::{Server, recognize_request, spent, wait_until};
+use crate::support::server::{PATIENCE, Server, recognize_request, spent, wait_until};
+
+const GET_QUOTA: &str = "/img2text.v1.QuotaService/GetQuota";
 
 /// Bytes where a method expects a text.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -85,44 +91,162 @@ async fn a_silent_connection_is_closed_and_a_place_is_free_again() {
     assert_eq!(spent(&server.account("42").await), 0);
 }
 
+/// One that has greeted, and is not there any more when it is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_answer_keep_alive_is_cut_off() {
+    let server =
+        Server::with([("server.keepalive_interval_ms", "200"), ("server.idle_ms_max", "500")]);
+    let mut polite = server.quota().await;
+    let mut silent = TcpStream::connect(server.address()).expect("the server listens");
+    silent.write_all(&http2::greeting()).expect("not closed yet");
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut buffer = [0; 1_024];
+    // The server's greeting and its questions, then the end.
+    while silent.read(&mut buffer).expect("the end, in time") > 0 {}
+    // One that answers them stays, though its caller has said nothing all that time.
+    let request = GetQuotaRequest { user_id: "42".into() };
+    polite.get_quota(request).await.expect("its connection is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_beyond_those_that_there_may_be_is_closed_at_once() {
+    const CONNECTIONS: usize = 10;
+    let server = Server::with([("server.connections_max", "10")]);
+    let connect = || TcpStream::connect(server.address()).expect("the server listens");
+    let mut taken: Vec<TcpStream> = (0..CONNECTIONS).map(|_| connect()).collect();
+    // Accepted in their order: the server greets the last one after all others have their places.
+    let mut greeting = [0; http2::FRAME_HEAD_BYTES];
+    for stream in &mut taken {
+        stream.write_all(&http2::greeting()).expect("a place");
+        stream.read_exact(&mut greeting).expect("a place");
+    }
+    let mut beyond = connect();
+    beyond.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(!matches!(beyond.read(&mut greeting), Ok(1..)), "a place too many");
+    drop(taken);
+    wait_until("a place is free again", || {
+        let mut stream = connect();
+        stream.write_all(&http2::greeting()).is_ok() && stream.read_exact(&mut greeting).is_ok()
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_calls_than_a_connection_may_have_are_refused() {
+    const STREAMS: u32 = 4;
+    let server = Server::with([("server.streams_max", "4")]);
+    let mut stream = TcpStream::connect(server.address()).expect("the server listens");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&http2::greeting()).expect("not closed yet");
+    // The server says how many, and takes it as read when its settings are acknowledged.
+    let acknowledged = frame(Kind::Settings, http2::ACK, 0, &[]);
+    stream.write_all(&acknowledged).expect("not closed yet");
+    let headers = http2::call_headers(GET_QUOTA);
+    for call in 0..STREAMS + 3 {
+        let begin = frame(Kind::Headers, END_HEADERS, 2 * call + 1, &headers);
+        stream.write_all(&begin).expect("not closed yet");
+    }
+    let mut refused = Vec::new();
+    while refused.len() < 3 {
+        let (kind, id, payload) = http2::read_frame(&mut stream).expect("an answer");
+        if kind == Kind::RstStream as u8 {
+            let reason = u32::from_be_bytes(payload[..4].try_into().unwrap());
+            assert_eq!(Reason::from(reason), Reason::REFUSED_STREAM);
+            refused.push(id);
+        }
+    }
+    assert_eq!(refused, [9, 11, 13]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_are_too_large_are_refused() {
+    let server = Server::with([("server.header_bytes_max", "2048")]);
+    let connection = http2::connect(server.address(), None).await;
+    let call = async |bytes: usize| {
+        let request = http::Request::post(format!("http://test{GET_QUOTA}"))
+            .header("content-type", "application/grpc")
+            .header("x-large", "v".repeat(bytes))
+            .body(())
+            .unwrap();
+        let ready = connection.clone().ready().await.expect("a server");
+        let (response, mut body) = { ready }.send_request(request, false).unwrap();
+        let message = GetQuotaRequest { user_id: "42".into() };
+        let _ = body.send_data(Bytes::from(http2::message(&message)), true);
+        response.await.expect("an answer").status()
+    };
+    assert_eq!(call(1_000).await, 200);
+    assert_eq!(call(3_000).await, 431);
+    assert_eq!(call(1_000).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_calls_than_may_wait_are_refused_at_once() {
+    const CALLS: usize = 8;
+    let server = Server::with([("ocr.workers", "1"), ("ocr.queue_max", "1")]);
+    let page = picture::dense_page();
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..CALLS {
+        let mut client = server.recognize().await;
+        let request = recognize_request(&format!("user-{number}"), page.clone());
+        calls.spawn(async move { (number, client.recognize(request).await.map(drop)) });
+    }
+    let mut refused = 0;
+    while let Some(ended) = calls.join_next().await {
+        let (number, outcome) = ended.expect("no panic");
+        if let Err(status) = &outcome {
+            assert_reason(status, Code::Unavailable, "OVERLOADED");
+            assert!(status.get_error_details().retry_info().is_some(), "{status:?}");
+            refused += 1;
+        }
+        let account = server.account(&format!("user-{number}")).await;
+        assert_eq!(spent(&account), u64::from(outcome.is_ok()));
+    }
+    // One is worked on and one waits, until the first is done.
+    assert!((1..=CALLS - 2).contains(&refused), "{refused} of {CALLS} were refused");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_has_a_line_a_call_and_shows_no_user_where_it_must_not() {
     let server = Server::with([("telemetry.hash_user_ids", "true")]);
     let request = GetQuotaRequest { user_id: "somebody-in-particular".into() };
     server.quota().await.get_quota(request).await.unwrap();
     wait_until("the call is in the log", || server.log().contains("QuotaService/GetQuota"));
-    assert!(!server.log().contains("somebody-in-particular"), "{}", server.log());
-}
-
-fn http(address: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).expect("the probes listen");
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    (status, answer)
+    let request = recognize_request("somebody-in-particular", picture::line("Confidential"));
+    let text = server.recognize().await.recognize(request).await.unwrap().into_inner().text;
+    assert!(text.contains("Confidential"), "{text}");
+    wait_until("the call is in the log", || server.log().contains("RecognizeService/Recognize"));
+    let log = server.log();
+    assert!(!log.contains("somebody-in-particular") && !log.contains("Confidential"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_and_probes_tell_how_it_stands() {
     let server = Server::with([("telemetry.http_listen", "127.0.0.1:0")]);
-    let log = server.log();
-    let address = log.split("http=").nth(1).and_then(|rest| rest.split_whitespace().next());
-    let address = address.expect("an address in the log");
     server
         .recognize()
         .await
         .recognize(recognize_request("42", picture::line("Count")))
         .await
         .unwrap();
-    assert_eq!(http(address, "/livez").0, 200);
-    assert_eq!(http(address, "/readyz").0, 200);
+    assert_eq!(server.http("/livez").0, 200);
+    assert_eq!(server.http("/readyz").0, 200);
     wait_until("the call is counted", || {
-        let (_, page) = http(address, "/metrics");
+        let (_, page) = server.http("/metrics");
         page.contains("img2text_rpc_duration_seconds_count{method=\"/img2text.v1.RecognizeService/Recognize\",code=\"OK\"} 1")
             && page.contains("img2text_quota_events_total{event=\"recognized\"} 1")
             && page.contains("img2text_redis_up 1")
     });
-    let (_, page) = http(address, "/metrics");
-    assert!(!page.contains("user"), "{page}");
+    let (_, page) = server.http("/metrics");
+    for line in [
+        "img2text_ocr_queue_depth 0",
+        "img2text_ocr_phase_seconds_count{phase=\"recognize\"} 1",
+        "img2text_quota_reservations_total{outcome=\"reserved\"} 1",
+        "img2text_quota_reservations_total{outcome=\"committed\"} 1",
+        "img2text_recognized_pages_total 1",
+        "img2text_redis_step_seconds_count{step=\"reserve\"} 1",
+        "img2text_storage_findings{verdict=\"at_risk\"} 0",
+    ] {
+        assert!(page.contains(line), "no {line} in {page}");
+    }
+    let mut numbers = page.lines().filter(|line| !line.starts_with('#'));
+    assert!(numbers.all(|line| !line.contains("user")), "{page}");
 }

@@ -4,13 +4,15 @@
 use std::time::{Duration, Instant};
 
 use img2text::grpc::proto::{
-    CommitReservationRequest, ReserveQuotaRequest, quota_service_client::QuotaServiceClient,
+    CommitReservationRequest, GetQuotaRequest, ReserveQuotaRequest,
+    quota_service_client::QuotaServiceClient,
 };
 use rustix::process::Signal;
 use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::support::picture;
+use crate::support::redis::Redis;
 use crate::support::server::{PATIENCE, Server, recognize_request, signal, spent, wait_until};
 
 /// The worker dies in the middle of a call: that call fails with a clear status and is not
@@ -35,6 +37,30 @@ async fn a_killed_worker_costs_its_caller_nothing() {
     let request = recognize_request("42", picture::line("The next call"));
     let response = server.recognize().await.recognize(request).await.unwrap().into_inner();
     assert_eq!(response.text.trim(), "The next call");
+}
+
+/// After a power cut a server may be there before its Redis: it says that it does not serve, and
+/// serves once it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_may_start_before_its_redis() {
+    for durability in ["warn", "strict"] {
+        let mut redis = Redis::start();
+        redis.kill();
+        let settings = [
+            ("redis.url", &*redis.url()),
+            ("redis.durability", durability),
+            ("redis.command_timeout_ms", "500"),
+        ];
+        let server = Server::with(settings);
+        let is_healthy = || server.command(["health"]).status.success();
+        assert!(!is_healthy(), "{durability}: it says that it serves");
+        let request = GetQuotaRequest { user_id: "42".into() };
+        let status = server.quota().await.get_quota(request).await.expect_err("no Redis");
+        assert_eq!(status.code(), Code::Unavailable, "{durability}: {status:?}");
+        redis.restart();
+        wait_until("it serves", is_healthy);
+        assert_eq!(server.account("42").await.available.unwrap().free, 3);
+    }
 }
 
 /// A page that takes longer than the server allows ends in bounded time and is not charged.

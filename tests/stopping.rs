@@ -1,5 +1,10 @@
 //! A server that is told to stop finishes what runs, refuses what is new, and leaves nothing.
 
+use std::time::{Duration, Instant};
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
 use crate::support::picture;
 use crate::support::server::{Server, is_running, recognize_request, spent, wait_until};
 
@@ -24,6 +29,57 @@ async fn sigterm_finishes_the_running_call_and_leaves_no_process() {
 
     server.restart();
     assert_eq!(spent(&server.account("42").await), 1);
+}
+
+/// More than can be finished in time: some are answered, the others are told to come back, and none
+/// of them has paid.
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_cuts_no_call_off_however_many_run() {
+    const CALLS: usize = 20;
+    const DRAIN: Duration = Duration::from_secs(4);
+    let mut server = Server::with([("server.drain_ms_max", "4000"), ("ocr.workers", "2")]);
+    // A good part of a second each: some are read in time, not all.
+    let lines = ["The quick brown fox jumps over the lazy dog while sheep sleep soundly."; 25];
+    let page = picture::encode(&picture::text(&lines, 28), image::ImageFormat::Png);
+    let user = |number: usize| format!("user-{number}");
+    let mut calls = Vec::new();
+    for number in 0..CALLS {
+        let mut client = server.recognize().await;
+        let request = recognize_request(&user(number), page.clone());
+        calls.push(tokio::spawn(async move { client.recognize(request).await.map(drop) }));
+    }
+    // Each holds its request, or is done already.
+    wait_until("all calls run", || {
+        let holds = server.redis_cli(&["KEYS", "{sub:user:user-*}:holds"]);
+        let done = calls.iter().filter(|call| call.is_finished()).count();
+        holds.lines().filter(|key| key.contains("holds")).count() + done >= CALLS
+    });
+
+    let told = Instant::now();
+    server.terminate();
+    let mut outcomes: Vec<Result<(), Status>> = Vec::new();
+    for call in calls {
+        outcomes.push(call.await.unwrap());
+    }
+    assert!(server.wait().success(), "{}", server.log());
+    let took = told.elapsed();
+    let answered = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    println!("{answered} of {CALLS} calls were answered, {took:.1?} after SIGTERM it was over");
+    for status in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+        // What the transport says of a connection that breaks has no reason.
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().expect("an ErrorInfo").reason, "STOPPING", "{status:?}");
+    }
+    // Redis is stopped after the calls; a busy machine takes its time for that.
+    assert!(took < DRAIN + Duration::from_secs(10), "{took:?}");
+
+    server.restart();
+    for (number, outcome) in outcomes.iter().enumerate() {
+        let account = server.account(&user(number)).await;
+        assert_eq!(spent(&account), u64::from(outcome.is_ok()), "{number}: {outcome:?}");
+        assert_eq!(account.held.unwrap_or_default(), Default::default(), "{number}: {outcome:?}");
+    }
 }
 
 /// SIGKILL: nobody can clean up, and still nothing is left and the data is taken over.

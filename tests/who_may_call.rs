@@ -2,23 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use futures::stream::{self, StreamExt};
 use img2text::grpc::proto::quota_service_client::QuotaServiceClient;
-use img2text::grpc::proto::{DESCRIPTORS, GetQuotaRequest, ListUsersRequest};
-use prost::Message;
-use prost_types::FileDescriptorSet;
+use img2text::grpc::proto::recognize_document_request::Piece;
+use img2text::grpc::proto::recognize_stream_response::Result as Outcome;
+use img2text::grpc::proto::{
+    DocumentHeader, GetQuotaRequest, ListUsersRequest, RecognizeDocumentRequest,
+    RecognizeStreamRequest,
+};
 use tempfile::TempDir;
 
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 use tonic_types::StatusExt;
 
-use crate::support::server::{PATIENCE, PROGRAM, Server};
+use crate::support::authority::Authority;
+use crate::support::contract::Contract;
+use crate::support::picture;
+use crate::support::server::{PATIENCE, PROGRAM, Server, recognize_request};
 
 const SCOPES: [&str; 5] = ["recognize", "quota.read", "quota.spend", "quota.admin", "storage"];
 
@@ -108,22 +114,13 @@ fn assert_reason(status: &Status, code: Code, reason: &str) {
     assert_eq!((info.domain.as_str(), info.reason.as_str()), ("img2text", reason));
 }
 
-fn methods_of_the_contract() -> BTreeSet<String> {
-    let descriptors = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
-    let files = descriptors.file.iter().filter(|file| file.package() == "img2text.v1");
-    let services = files.flat_map(|file| &file.service);
-    services
-        .flat_map(|service| {
-            let name = |method| format!("{}/{method}", service.name());
-            service.method.iter().map(move |method| name(method.name()))
-        })
-        .collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_method_asks_for_a_token_with_its_scope() {
     let rows: BTreeSet<String> = METHODS.iter().map(|(method, _)| method.to_string()).collect();
-    assert_eq!(rows, methods_of_the_contract(), "a method without a row, or the other way round");
+    let contract = Contract::read();
+    let methods: BTreeSet<String> =
+        contract.methods().iter().map(|method| method.name.clone()).collect();
+    assert_eq!(rows, methods, "a method without a row, or the other way round");
 
     let callers = Callers::new();
     let tokens = SCOPES.map(|scope| (scope, callers.token(&[scope, "--scope", scope])));
@@ -184,6 +181,55 @@ async fn a_caller_of_some_users_touches_no_other() {
     assert_reason(&status, Code::PermissionDenied, "PERMISSION_DENIED");
 }
 
+/// The methods that name a user inside of a stream: nothing before their messages says for whom
+/// they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_of_some_users_streams_for_no_other() {
+    let callers = Callers::new();
+    let bound = ["bot", "--scope", "recognize", "--user-id-prefix", "tg:"];
+    let token = callers.token(&bound);
+    let server = Server::with([("auth.callers", &*callers.path()), ("ocr.workers", "1")]);
+    let image = picture::line("For whom");
+
+    let items = ["tg:42", "42", "wa:tg:42"].map(|user| RecognizeStreamRequest {
+        id: user.into(),
+        request: Some(recognize_request(user, image.clone())),
+    });
+    let request = with_token(tokio_stream::iter(items), Some(&token));
+    let mut answers =
+        server.recognize().await.recognize_stream(request).await.unwrap().into_inner();
+    for _ in 0..3 {
+        let answer = answers.message().await.unwrap().expect("an answer to each");
+        match (&*answer.id, answer.result.expect("a result")) {
+            ("tg:42", Outcome::Recognized(response)) => assert!(response.text.contains("whom")),
+            (_, Outcome::Error(status)) => {
+                assert_eq!(status.code, Code::PermissionDenied as i32, "{}: {status:?}", answer.id);
+                assert_ne!(answer.id, "tg:42");
+            }
+            (user, result) => panic!("{user}: {result:?}"),
+        }
+    }
+
+    let document = async |user: &str| {
+        let header = DocumentHeader { user_id: user.into(), ..Default::default() };
+        let pieces = [Piece::Header(header), Piece::Chunk(image.clone().into())]
+            .map(|piece| RecognizeDocumentRequest { piece: Some(piece) });
+        let request = with_token(tokio_stream::iter(pieces), Some(&token));
+        let mut answers = server.recognize().await.recognize_document(request).await?.into_inner();
+        answers.message().await.map(|page| page.expect("a page"))
+    };
+    document("tg:42").await.expect("its own user");
+    for user in ["42", "wa:tg:42"] {
+        let status = document(user).await.unwrap_err();
+        assert_reason(&status, Code::PermissionDenied, "PERMISSION_DENIED");
+    }
+    // Nothing was opened for the others, and its own user paid for both.
+    let keys = server.redis_cli(&["KEYS", "*sub:user:*"]);
+    assert!(keys.lines().all(|key| key.contains("sub:user:tg:42")), "{keys}");
+    let account = server.redis_cli(&["HGET", "sub:user:tg:42", "free_used"]);
+    assert_eq!(account.trim(), "2");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_file_of_callers_is_read_again_and_a_wrong_one_locks_nobody_out() {
     let callers = Callers::new();
@@ -236,6 +282,41 @@ async fn a_token_that_calls_too_often_is_told_when_to_come_back() {
     call(&channel, "QuotaService/ListPlans", Some(&modest)).await.expect("another's limit");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_take_turns_by_who_they_are_whatever_users_they_name() {
+    let callers = Callers::new();
+    let greedy = callers.token(&["greedy", "--scope", "recognize"]);
+    let modest = callers.token(&["modest", "--scope", "recognize"]);
+    let server = Server::with([("auth.callers", &*callers.path()), ("ocr.workers", "1")]);
+    let picture = picture::line("One of very many");
+    // A user for every picture: by users alone the others would each have to wait for all of them.
+    let item = move |number: usize| RecognizeStreamRequest {
+        id: number.to_string(),
+        request: Some(recognize_request(&format!("user-{number}"), picture.clone())),
+    };
+    let items = with_token(stream::iter((0..100).map(item)), Some(&greedy));
+    let mut client = server.recognize().await;
+    let mut answers = client.recognize_stream(items).await.unwrap().into_inner();
+    answers.next().await.unwrap().unwrap();
+    let request = with_token(recognize_request("99", picture::line("Just one")), Some(&modest));
+    let mut other = server.recognize().await;
+    let mut meanwhile = 0;
+    let one = other.recognize(request);
+    tokio::pin!(one);
+    let answer = loop {
+        tokio::select! {
+            answer = &mut one => break answer.unwrap(),
+            answer = answers.next() => {
+                answer.expect("more").unwrap();
+                meanwhile += 1;
+            }
+        }
+    };
+    assert_eq!(answer.into_inner().text.trim(), "Just one");
+    // By users all that wait for the greedy one, eight, would have gone first.
+    assert!(meanwhile <= 6, "{meanwhile} of the many went first");
+}
+
 #[test]
 fn an_address_for_strangers_needs_callers() {
     let data = tempfile::tempdir().unwrap();
@@ -246,62 +327,6 @@ fn an_address_for_strangers_needs_callers() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("auth.callers"));
-}
-
-/// An authority and what it signs, made by openssl.
-struct Authority {
-    home: TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let authority = Self { home: tempfile::tempdir().unwrap() };
-        let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
-                         -subj /CN=authority -keyout ca.key -out ca.pem";
-        authority.openssl(arguments);
-        authority
-    }
-
-    fn sign(&self, name: &str) -> Identity {
-        self.openssl(&format!(
-            "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} \
-             -addext subjectAltName=DNS:{name} -keyout {name}.key -out {name}.csr"
-        ));
-        self.openssl(&format!(
-            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
-             -copy_extensions copy -out {name}.pem"
-        ));
-        Identity::from_pem(self.read(&format!("{name}.pem")), self.read(&format!("{name}.key")))
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let output = Command::new("openssl")
-            .args(arguments.split_whitespace())
-            .current_dir(self.home.path())
-            .output()
-            .expect("openssl runs");
-        assert!(output.status.success(), "openssl {arguments}: {output:?}");
-    }
-
-    fn path(&self, file: &str) -> String {
-        self.home.path().join(file).to_str().unwrap().into()
-    }
-
-    fn read(&self, file: &str) -> String {
-        fs::read_to_string(Path::new(&self.path(file))).unwrap()
-    }
-
-    async fn connect(
-        &self,
-        server: &Server,
-        identity: Option<Identity>,
-    ) -> Result<Channel, tonic::transport::Error> {
-        let ca = Certificate::from_pem(self.read("ca.pem"));
-        let tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
-        let tls = identity.into_iter().fold(tls, ClientTlsConfig::identity);
-        let url = format!("https://{}", server.address());
-        Endpoint::from_shared(url).unwrap().tls_config(tls)?.connect().await
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

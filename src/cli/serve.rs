@@ -33,7 +33,13 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<()> {
     let config = args.settings.load()?.config;
     refuse_strangers(&config, args.insecure)?;
-    telemetry::start(&config.telemetry)?;
+    let traces = telemetry::start(&config.telemetry)?;
+    let served = start_and_serve(&config).await;
+    traces.stop().await;
+    served
+}
+
+async fn start_and_serve(config: &Config) -> Result<()> {
     let stop = stop_on_signal()?;
     let catalog = match config.quota.catalog.as_os_str().is_empty() {
         true => Catalog::built_in(),
@@ -45,7 +51,7 @@ pub async fn run(args: Args) -> Result<()> {
         false => None,
     };
     let url = embedded.as_ref().map_or_else(|| config.redis.url.clone(), Embedded::url);
-    let served = serve_on(&config, catalog, &url, stop).await;
+    let served = serve_on(config, catalog, &url, stop).await;
     // Whatever came before: what was acknowledged is on the disk, and stays whole.
     if let Some(embedded) = embedded {
         embedded.stop().await;

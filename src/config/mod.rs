@@ -45,6 +45,13 @@ impl Config {
             let message = "must be an IP address and a port, as in 127.0.0.1:9090".to_string();
             violations.push(("telemetry.http_listen", message));
         }
+        if !telemetry.otlp_endpoint.is_empty() && !telemetry.otlp_endpoint.starts_with("http://") {
+            let message = "must be an address as in http://127.0.0.1:4317".into();
+            violations.push(("telemetry.otlp_endpoint", message));
+        }
+        if !(0.0..=1.0).contains(&telemetry.trace_sampling_ratio) {
+            violations.push(("telemetry.trace_sampling_ratio", "must be from 0 to 1".into()));
+        }
         if server.tls_certificate.as_os_str().is_empty() != server.tls_key.as_os_str().is_empty() {
             violations.push((
                 "server.tls_key",
@@ -55,6 +62,14 @@ impl Config {
             && server.tls_certificate.as_os_str().is_empty()
         {
             violations.push(("server.tls_client_ca", "needs server.tls_certificate".into()));
+        }
+        // Whoever names an authority would not want to speak in clear.
+        if !redis.tls_ca_file.as_os_str().is_empty()
+            && !["rediss", "valkeys"].iter().any(|scheme| redis.url.starts_with(scheme))
+        {
+            let message = "needs a redis.url with TLS: rediss://, rediss-cluster:// or \
+                           rediss-sentinel://";
+            violations.push(("redis.tls_ca_file", message.into()));
         }
         let least: [(_, u64, u64); 27] = [
             ("server.connections_max", server.connections_max as u64, 1),
@@ -180,9 +195,13 @@ impl Default for Auth {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redis {
-    /// The Redis to use: `redis://`, `rediss://`, `redis-cluster://`, `redis-sentinel://` or
-    /// `redis+unix://`. Empty: the server runs a private one of its own on `redis.data_dir`.
+    /// The Redis to use: `redis://`, `redis-cluster://`, `redis-sentinel://`, each with TLS as
+    /// `rediss`, or `redis+unix://`. Empty: the server runs a private one of its own on
+    /// `redis.data_dir`.
     pub url: String,
+    /// The authorities that vouch for a Redis with TLS (`rediss://` and its like), a PEM file;
+    /// empty: those that the system trusts.
+    pub tls_ca_file: PathBuf,
     /// Where the private Redis keeps its data.
     pub data_dir: PathBuf,
     /// How long the private Redis may take to come up, in milliseconds. It reads all of its data
@@ -216,6 +235,7 @@ impl Default for Redis {
     fn default() -> Self {
         Self {
             url: String::new(),
+            tls_ca_file: PathBuf::new(),
             data_dir: "img2text-data".into(),
             start_ms_max: 120_000,
             command_timeout_ms: 2_000,
@@ -355,6 +375,11 @@ pub struct Telemetry {
     /// Where `/metrics` (Prometheus), `/livez` and `/readyz` are served over HTTP, as in
     /// 127.0.0.1:9090; empty: nowhere. Nobody has to prove anything there.
     pub http_listen: String,
+    /// Where traces go: an OTLP collector for gRPC without TLS, as in http://127.0.0.1:4317; empty:
+    /// nowhere.
+    pub otlp_endpoint: String,
+    /// Which share of the calls is traced, from 0 to 1. Callers have no say in it.
+    pub trace_sampling_ratio: f64,
 }
 
 impl Default for Telemetry {
@@ -364,6 +389,8 @@ impl Default for Telemetry {
             log_format: LogFormat::Text,
             hash_user_ids: false,
             http_listen: String::new(),
+            otlp_endpoint: String::new(),
+            trace_sampling_ratio: 1.0,
         }
     }
 }

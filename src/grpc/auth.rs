@@ -131,6 +131,8 @@ pub struct Methods {
     /// Those that name the one user whom they touch, or touch none: what a caller that is bound
     /// to some users may call.
     of_one_user: HashSet<String>,
+    /// Those that take many messages in one call.
+    pub(super) streaming: HashSet<String>,
 }
 
 impl Methods {
@@ -138,6 +140,7 @@ impl Methods {
     pub fn of_the_contract() -> Self {
         let descriptors = FileDescriptorSet::decode(DESCRIPTORS).expect("built by build.rs");
         let (mut all, mut of_one_user) = (HashSet::new(), HashSet::new());
+        let mut streaming = HashSet::new();
         let messages: HashSet<String> = descriptors
             .file
             .iter()
@@ -157,11 +160,14 @@ impl Methods {
                     {
                         of_one_user.insert(path.clone());
                     }
+                    if method.client_streaming() {
+                        streaming.insert(path.clone());
+                    }
                     all.insert(path);
                 }
             }
         }
-        Self { all, of_one_user }
+        Self { all, of_one_user, streaming }
     }
 }
 

@@ -7,13 +7,14 @@ use bytes::{Bytes, BytesMut};
 use tonic::{Status, Streaming};
 
 use super::fields::Fields;
+use super::in_flight::Share;
 use super::proto::recognize_document_request::Piece;
 use super::proto::recognize_document_response::Result as Outcome;
 use super::proto::{
     DocumentHeader, OutputChunk, RecognizeDocumentRequest, RecognizeDocumentResponse,
     RecognizeResponse,
 };
-use super::{page, recognize, status};
+use super::{call, page, recognize, status};
 use crate::ocr::{Options, WhenFull};
 use crate::quota::{RequestId, UserId};
 use crate::recognition;
@@ -25,6 +26,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 pub(super) struct Upload {
     header: DocumentHeader,
     file: Bytes,
+    share: Share,
 }
 
 /// Receives a document, up to its last byte.
@@ -36,7 +38,7 @@ pub(super) async fn receive(
     let Some(Piece::Header(header)) = first else {
         return Err(wrong("header", "must be the first message"));
     };
-    let mut file = BytesMut::new();
+    let (mut file, mut share) = (BytesMut::new(), call::message_share());
     while let Some(message) = pieces.message().await? {
         let Some(Piece::Chunk(chunk)) = message.piece else {
             return Err(wrong("chunk", "must be in every message after the first"));
@@ -45,8 +47,9 @@ pub(super) async fn receive(
             return Err(wrong("chunk", format!("makes more than the {bytes_max} bytes allowed")));
         }
         file.extend_from_slice(&chunk);
+        share.join(call::message_share(), chunk.len());
     }
-    Ok(Upload { header, file: file.freeze() })
+    Ok(Upload { header, file: file.freeze(), share })
 }
 
 fn wrong(field: &str, description: impl Into<String>) -> Status {
@@ -64,6 +67,8 @@ pub(super) struct Document {
     first_page: u32,
     last_page: Option<u32>,
     deadline: Instant,
+    /// The file counts among the bytes in flight until its last page is done.
+    _share: Share,
 }
 
 impl Document {
@@ -72,7 +77,7 @@ impl Document {
         deadline: Option<Instant>,
         service: &recognize::Service,
     ) -> Result<Self, Status> {
-        let Upload { header, file } = upload;
+        let Upload { header, file, share } = upload;
         let mut fields = Fields::default();
         let user = fields.user(header.user_id);
         // A page's own id is this one and its number; the longest is tried.
@@ -94,6 +99,7 @@ impl Document {
             last_page: header.last_page,
             // Without a limit of the caller's the whole may take as long as its pages do.
             deadline: deadline.unwrap_or_else(|| Instant::now() + service.document_time_max()),
+            _share: share,
         })
     }
 

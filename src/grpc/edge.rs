@@ -7,7 +7,6 @@ use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,9 +21,11 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use tower::Service;
+use tracing::Instrument;
 
 use super::auth::Auth;
 use super::call::{CALL, Call};
+use super::in_flight::{Claim, InFlight, Incoming, Messages};
 use super::listener::Peer;
 use super::recognize;
 use super::status::{self, Reason};
@@ -37,9 +38,6 @@ const OTHER_METHOD: &str = "other";
 /// without a reason.
 const HEAD_START: Duration = Duration::from_millis(2);
 
-/// When to try again after the bytes in flight were too many.
-const BYTES_RETRY_DELAY: Duration = Duration::from_secs(1);
-
 /// Puts the edge around a service.
 #[derive(Clone)]
 pub(super) struct Layer {
@@ -48,9 +46,9 @@ pub(super) struct Layer {
 
 struct Shared {
     auth: Arc<Auth>,
-    /// The paths of the methods, shared by the calls.
-    methods: HashMap<String, Arc<str>>,
-    other_method: Arc<str>,
+    /// The methods by their paths.
+    methods: HashMap<String, Method>,
+    other_method: Method,
     rate: Option<DefaultKeyedRateLimiter<String>>,
     in_flight: Arc<InFlight>,
     /// What a call may take in all, the arrival of its message included.
@@ -58,31 +56,45 @@ struct Shared {
     hash_user_ids: bool,
 }
 
+/// What is known of a method before it is called.
+#[derive(Clone)]
+struct Method {
+    /// Its path, shared by its calls.
+    path: Arc<str>,
+    messages: Messages,
+}
+
+impl Method {
+    fn new(path: &str, messages: Messages) -> Self {
+        Self { path: path.into(), messages }
+    }
+}
+
 impl Layer {
     pub(super) fn new(config: &Config, auth: Arc<Auth>) -> Self {
-        let own = auth.methods().all.iter().cloned();
-        let foreign = [
-            "/grpc.health.v1.Health/Check",
-            "/grpc.health.v1.Health/Watch",
-            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-        ];
-        let methods = own.chain(foreign.map(String::from)).map(|path| {
-            let shared = Arc::from(path.as_str());
-            (path, shared)
+        let contract = auth.methods();
+        let own = contract.all.iter().map(|path| match contract.streaming.contains(path) {
+            true => Method::new(path, Messages::Shared),
+            false => Method::new(path, Messages::One),
         });
+        let foreign = [
+            ("/grpc.health.v1.Health/Check", Messages::One),
+            ("/grpc.health.v1.Health/Watch", Messages::One),
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Messages::Passing),
+            ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Messages::Passing),
+        ];
+        let foreign = foreign.map(|(path, messages)| Method::new(path, messages));
+        let methods = own.chain(foreign).map(|method| (method.path.to_string(), method));
+        let call_time_max = Duration::from_millis(config.ocr.call_ms_max);
         let per_second = NonZeroU32::new(config.auth.requests_per_second_max);
         Self {
             shared: Arc::new(Shared {
                 methods: methods.collect(),
-                other_method: OTHER_METHOD.into(),
+                other_method: Method::new(OTHER_METHOD, Messages::One),
                 auth,
                 rate: per_second.map(|n| RateLimiter::keyed(governor::Quota::per_second(n))),
-                in_flight: Arc::new(InFlight {
-                    bytes: AtomicUsize::new(0),
-                    bytes_max: config.server.in_flight_bytes_max,
-                }),
-                call_time_max: Duration::from_millis(config.ocr.call_ms_max),
+                in_flight: InFlight::new(config.server.in_flight_bytes_max, call_time_max),
+                call_time_max,
                 hash_user_ids: config.telemetry.hash_user_ids,
             }),
         }
@@ -123,14 +135,16 @@ where
         let mut inner = std::mem::replace(&mut self.inner, ready);
         let shared = Arc::clone(&self.shared);
         async move {
-            let call = Arc::new(shared.begin(&request));
+            let method = shared.method(&request);
+            let call = Arc::new(shared.begin(method, &request));
             // The memory of a message is free again only when the call is over.
-            let (request, _claim) = match shared.admit(request, &call) {
+            let (request, _claim) = match shared.admit(request, method, &call) {
                 Ok(admitted) => admitted,
                 Err(status) => return Ok(refuse(status, call)),
             };
             let time = shared.time(request.headers());
             let answer = CALL.scope(Arc::clone(&call), inner.call(request));
+            let answer = answer.instrument(call.span.clone());
             let answer = AssertUnwindSafe(answer).catch_unwind();
             let status = match tokio::time::timeout(time, answer).await {
                 Ok(Ok(answer)) => return Ok(observe(answer?, call)),
@@ -150,15 +164,19 @@ where
 }
 
 impl Shared {
-    fn begin(&self, request: &Request<Body>) -> Call {
-        let method = self.methods.get(request.uri().path()).unwrap_or(&self.other_method);
+    fn method(&self, request: &Request<Body>) -> &Method {
+        self.methods.get(request.uri().path()).unwrap_or(&self.other_method)
+    }
+
+    fn begin(&self, method: &Method, request: &Request<Body>) -> Call {
         let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
-        Call::new(Arc::clone(method), peer, self.hash_user_ids)
+        Call::new(Arc::clone(&method.path), peer, request.headers(), self.hash_user_ids)
     }
 
     fn admit(
         &self,
         request: Request<Body>,
+        method: &Method,
         call: &Call,
     ) -> Result<(Request<Body>, Arc<Claim>), Status> {
         let (mut head, body) = request.into_parts();
@@ -173,7 +191,8 @@ impl Shared {
             call.identify(caller);
         }
         let claim = self.in_flight.claim();
-        let body = Incoming { inner: body, claim: Arc::clone(&claim), refused: false };
+        call.count_messages(&claim);
+        let body = Incoming::new(body, Arc::clone(&claim), method.messages);
         Ok((Request::from_parts(head, Body::new(body)), claim))
     }
 
@@ -216,75 +235,20 @@ fn observe(response: Response<Body>, call: Arc<Call>) -> Response<Body> {
     }
 }
 
-/// How many bytes of messages the server holds.
-struct InFlight {
-    bytes: AtomicUsize,
-    bytes_max: usize,
-}
-
-impl InFlight {
-    fn claim(self: &Arc<Self>) -> Arc<Claim> {
-        Arc::new(Claim { of: Arc::clone(self), bytes: AtomicUsize::new(0) })
+/// Completes a refusal that came from the transport in the middle of an answer, and notes how it
+/// ends: in its trailers. Other frames stay as they are.
+fn end(frame: Frame<Bytes>, call: &Call) -> Frame<Bytes> {
+    let Some(found) = frame.trailers_ref().and_then(Status::from_header_map) else { return frame };
+    let refused = found.code() != Code::Ok && found.details().is_empty();
+    let status = status::complete(found);
+    note(call, &status);
+    if !refused {
+        return frame;
     }
-}
-
-/// What one call has of them, for as long as it takes.
-struct Claim {
-    of: Arc<InFlight>,
-    bytes: AtomicUsize,
-}
-
-impl Claim {
-    fn grow(&self, bytes: usize) -> bool {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.of.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.of.bytes_max
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.of.bytes.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-}
-
-/// A message as it arrives, counted.
-struct Incoming {
-    inner: Body,
-    claim: Arc<Claim>,
-    refused: bool,
-}
-
-impl http_body::Body for Incoming {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.refused {
-            return Poll::Ready(None);
-        }
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
-        let bytes = match &frame {
-            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
-            _ => 0,
-        };
-        if bytes > 0 && !self.claim.grow(bytes) {
-            self.refused = true;
-            let message = "the server holds as many messages as it can: try again later";
-            let status = status::retry(Reason::Overloaded, message, BYTES_RETRY_DELAY);
-            return Poll::Ready(Some(Err(status)));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+    let mut trailers = HeaderMap::new();
+    match status.add_header(&mut trailers) {
+        Ok(()) => Frame::trailers(trailers),
+        Err(_) => frame,
     }
 }
 
@@ -303,13 +267,7 @@ impl http_body::Body for Outgoing {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-            && let Some(status) = Status::from_header_map(trailers)
-        {
-            note(&self.call, &status);
-        }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| Ok(end(frame?, &self.call))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -34,6 +35,8 @@ use crate::config;
 const GREETING_BYTES: usize = 24 + 9;
 /// How often the certificates are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+/// How many files a server has open at most beside its connections: its children's pipes, Redis.
+const OTHER_FILES_MAX: u64 = 256;
 /// How long to wait when the system is out of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -84,6 +87,26 @@ pub(super) fn accept(
         }
     });
     ReceiverStream::new(connections)
+}
+
+/// Asks the system for as many open files as there may be connections: what is usual at first is
+/// less than what the system gives to those who ask.
+pub(super) fn allow_files(connections_max: usize) {
+    let wanted = connections_max as u64 + OTHER_FILES_MAX;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let allowed = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum });
+    if allowed < wanted || raised.is_err() {
+        tracing::warn!(
+            connections_max,
+            files_max = allowed,
+            "there cannot be as many connections as server.connections_max says: the system does \
+             not allow this process as many files"
+        );
+    }
 }
 
 #[derive(Clone, Copy)]

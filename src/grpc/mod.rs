@@ -6,6 +6,7 @@ mod call;
 mod document;
 mod edge;
 mod fields;
+mod in_flight;
 mod listener;
 mod page;
 pub mod quota;

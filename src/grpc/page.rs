@@ -40,6 +40,7 @@ fn preparation(skip: proto::Preparation) -> Preparation {
         invert: !skip.skip_invert,
         deskew: !skip.skip_deskew,
         rotate: !skip.skip_rotate,
+        adaptive_threshold: !skip.skip_adaptive_threshold,
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Readiness {
     health: HealthReporter,
     gate: Gate,
     serving: Arc<AtomicBool>,
+    /// What Redis was like when it was last looked at.
+    report: Option<Report>,
 }
 
 impl Readiness {
@@ -61,8 +63,11 @@ impl Readiness {
         let gate = Gate { open: Arc::new(AtomicBool::new(!strict)) };
         let check_interval = Duration::from_millis(settings.durability_check_interval_ms);
         let serving = Arc::new(AtomicBool::new(false));
-        let readiness = Self { redis, strict, check_interval, health, gate, serving };
-        if let Ok(report) = durability::check(&readiness.redis).await {
+        let mut readiness =
+            Self { redis, strict, check_interval, health, gate, serving, report: None };
+        let checked = durability::check(&readiness.redis).await;
+        let answers = checked.is_ok();
+        if let Ok(report) = checked {
             log(&report);
             if strict && report.verdict() != Verdict::Durable {
                 let troubles =
@@ -74,8 +79,12 @@ impl Readiness {
                 );
             }
             readiness.gate.open.store(true, Ordering::Relaxed);
+            readiness.report = Some(report);
         }
-        readiness.tell(true).await;
+        if !answers {
+            tracing::error!(redis_answers = false, "not serving");
+        }
+        readiness.tell(answers).await;
         Ok(readiness)
     }
 
@@ -90,10 +99,11 @@ impl Readiness {
     }
 
     /// Watches until the server is told to stop, and then says at once that it does not serve.
-    pub async fn watch(self, stop: CancellationToken) {
-        let mut serving = true;
+    pub async fn watch(mut self, stop: CancellationToken) {
+        let mut serving = self.serving.load(Ordering::Relaxed);
         let mut checked = Instant::now();
-        let mut last_report = None;
+        // Not before: nothing is counted until the metrics are served.
+        self.report.iter().for_each(measure);
         while stop.run_until_cancelled(tokio::time::sleep(PING_INTERVAL)).await.is_some() {
             let asked = Instant::now();
             let answers = self.redis.ping::<()>(None).await.is_ok();
@@ -102,7 +112,7 @@ impl Readiness {
             let gate_open = self.gate.open.load(Ordering::Relaxed);
             if answers && (checked.elapsed() >= self.check_interval || !gate_open) {
                 checked = Instant::now();
-                self.check(&mut last_report).await;
+                self.check().await;
             }
             let now_serving = answers && self.gate.open.load(Ordering::Relaxed);
             if now_serving != serving {
@@ -117,14 +127,15 @@ impl Readiness {
         self.tell(false).await;
     }
 
-    async fn check(&self, last: &mut Option<Report>) {
+    async fn check(&mut self) {
         let Ok(report) = durability::check(&self.redis).await else { return };
         let durable = report.verdict() == Verdict::Durable;
         self.gate.open.store(durable || !self.strict, Ordering::Relaxed);
-        if last.as_ref().map(Report::verdict) != Some(report.verdict()) {
+        measure(&report);
+        if self.report.as_ref().map(Report::verdict) != Some(report.verdict()) {
             log(&report);
         }
-        *last = Some(report);
+        self.report = Some(report);
     }
 
     async fn tell(&self, serving: bool) {
@@ -147,9 +158,18 @@ fn log(report: &Report) {
             trouble.sentence
         );
     }
-    metrics::gauge!("img2text_storage_durable").set(if report.verdict() == Verdict::Durable {
-        1.0
-    } else {
-        0.0
-    });
+}
+
+fn measure(report: &Report) {
+    let durable = report.verdict() == Verdict::Durable;
+    metrics::gauge!("img2text_storage_durable").set(if durable { 1.0 } else { 0.0 });
+    let verdicts = [
+        (Verdict::Durable, "durable"),
+        (Verdict::Unknown, "unknown"),
+        (Verdict::AtRisk, "at_risk"),
+    ];
+    for (verdict, name) in verdicts {
+        let found = report.findings.iter().filter(|finding| finding.verdict == verdict).count();
+        metrics::gauge!("img2text_storage_findings", "verdict" => name).set(found as f64);
+    }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, BoxStream, StreamExt};
 use http::HeaderMap;
 use prost::Message;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::fields::Fields;
@@ -14,7 +15,8 @@ use super::proto::{
     RecognizeDocumentResponse, RecognizeRequest, RecognizeResponse, RecognizeStreamRequest,
     RecognizeStreamResponse,
 };
-use super::{call, document, page, status};
+use super::status::{self, Reason};
+use super::{call, document, page};
 use crate::ocr::{self, WhenFull};
 use crate::quota::{Actor, RequestId, Settled, State};
 use crate::recognition::{self, Recognizer};
@@ -94,10 +96,17 @@ impl RecognizeService for Service {
         let pages = self.recognizer.count_pages(&counting).await?;
         let range = document.pages(pages)?;
         let at_once = self.recognizer.pool().workers();
+        let this_call = call::current();
         let answers = stream::iter(range)
-            .map(move |page| service.clone().recognize_page(document.page(page), pages))
+            .map(move |page| {
+                let answer = service.clone().recognize_page(document.page(page), pages);
+                driven(call::within(this_call.clone(), answer))
+            })
             .buffered(at_once)
-            .flat_map(|messages| stream::iter(messages.into_iter().map(Ok)));
+            .flat_map(|page| match page {
+                Ok(messages) => stream::iter(messages).map(Ok).left_stream(),
+                Err(status) => stream::iter([Err(status)]).right_stream(),
+            });
         Ok(Response::new(answers.boxed()))
     }
 
@@ -115,8 +124,14 @@ impl RecognizeService for Service {
         let answers = request
             .into_inner()
             .map(move |item| {
+                let share = this_call.as_ref().map(|call| call.message_share());
                 let answer = service.clone().recognize_item(item, deadline);
-                call::within(this_call.clone(), answer)
+                let answer = call::within(this_call.clone(), answer);
+                driven(async move {
+                    let answer = answer.await;
+                    drop(share);
+                    answer
+                })
             })
             .buffer_unordered(at_once);
         Ok(Response::new(answers.boxed()))
@@ -169,12 +184,12 @@ impl Service {
         self,
         mut request: recognition::Request,
         page_count: u32,
-    ) -> Vec<RecognizeDocumentResponse> {
+    ) -> Result<Vec<RecognizeDocumentResponse>, Status> {
         let page = request.options.page;
         // The pages before may have taken long; each has its own time.
         request.deadline = self.deadline_within(Some(request.deadline));
         let result = self.recognizer.recognize(request, |_| Ok(())).await;
-        document::messages(page, page_count, result.map(response).map_err(Status::from))
+        Ok(document::messages(page, page_count, result.map(response).map_err(Status::from)))
     }
 
     async fn recognize_item(
@@ -200,6 +215,21 @@ impl Service {
             Err(status) => Outcome::Error(status::to_message(status)),
         };
         Ok(RecognizeStreamResponse { id, result: Some(result) })
+    }
+}
+
+/// A part of a streaming call, in a task of its own. The answers of such a call are made only as
+/// fast as its caller takes them: one who takes none would keep a worker for ever. The task ends
+/// with the call.
+fn driven<T: Send + 'static>(
+    part: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> impl Future<Output = Result<T, Status>> + Send {
+    let task = AbortOnDropHandle::new(tokio::spawn(part));
+    async move {
+        task.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a part of a call was not brought to an end");
+            Err(status::plain(Reason::Internal, "something went wrong in the server"))
+        })
     }
 }
 

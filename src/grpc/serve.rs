@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::ocr::Pool;
 use crate::quota::Store;
 use crate::recognition::Recognizer;
-use crate::telemetry;
+use crate::telemetry::metrics;
 
 /// What a message may have beside its picture.
 const MESSAGE_BYTES_EXTRA: usize = 64 << 10;
@@ -52,6 +52,7 @@ pub struct Parts {
 /// Serves until `stop` is cancelled; then refuses what is new, lets what runs finish, for
 /// `server.drain_ms_max` at most, and gives back what could not.
 pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Result<()> {
+    listener::allow_files(config.server.connections_max);
     let listen: SocketAddr = config.server.listen.parse()?;
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
@@ -83,7 +84,7 @@ pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Re
     let http = match config.telemetry.http_listen.is_empty() {
         true => None,
         false => {
-            Some(telemetry::serve_http(&config.telemetry.http_listen, readiness.serving()).await?)
+            Some(metrics::serve_http(&config.telemetry.http_listen, readiness.serving()).await?)
         }
     };
     let gate = readiness.gate();

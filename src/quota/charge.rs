@@ -8,6 +8,7 @@ use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
 use tokio::task::JoinHandle;
+use tracing::{Instrument, info_span};
 
 use super::account::{
     Answered, Buckets, Error, Quota, RequestId, ReservationId, Settled, State, StoredAnswer,
@@ -56,6 +57,7 @@ impl Store {
     /// The same `request` again is answered from what the first one stored; while that still runs
     /// it is [`Error::InProgress`], and with another fingerprint (a digest of everything that
     /// determines the answer) [`Error::AlreadyExists`].
+    #[tracing::instrument(name = "reserve", skip_all)]
     pub async fn charge(
         &self,
         user: &UserId,
@@ -70,7 +72,7 @@ impl Store {
         let attempt = {
             let (store, user, request) =
                 (self.clone(), user.clone(), request.map(|(id, print)| (id.clone(), print)));
-            self.settlements().spawn(async move {
+            let attempt = async move {
                 let request = request.as_ref().map(|(id, print)| (id, *print));
                 let held = store.reserve_request(&user, &id, ttl, false, request).await?;
                 Ok(match held {
@@ -80,7 +82,8 @@ impl Store {
                         ..stored
                     }),
                 })
-            })
+            };
+            self.settlements().spawn(attempt.in_current_span())
         };
         attempt.await.map_err(|error| Error::Internal(error.to_string()))?
     }
@@ -113,13 +116,14 @@ impl Charge {
     ///
     /// Never fails, because the work is there whatever Redis says: if it does not answer, twice,
     /// the charge is unconfirmed; if the hold is gone, nothing was charged.
+    #[tracing::instrument(name = "commit", skip_all)]
     pub async fn commit(mut self, work: Work, answer: Option<Bytes>) -> Settled {
         let Some(hold) = self.hold.take() else {
             return not_charged(State::Lapsed);
         };
         // In a task of its own: once begun it is brought to an end, even if the caller goes away.
         let tasks = hold.store.clone();
-        let commit = tasks.settlements().spawn(commit(hold, work, answer));
+        let commit = tasks.settlements().spawn(commit(hold, work, answer).in_current_span());
         commit.await.unwrap_or_else(|_| not_charged(State::Unconfirmed))
     }
 
@@ -136,12 +140,13 @@ impl Charge {
         let hold = self.hold.take()?;
         let tasks = hold.store.clone();
         tasks.count(&hold.user, Event::Failed);
-        Some(tasks.settlements().spawn(async move {
+        let release = async move {
             if let Err(error) = hold.store.release(&hold.user, &hold.id, "").await {
                 // It goes back by itself when its time is over.
                 tracing::warn!(reservation = %hold.id, %error, "a hold could not be released");
             }
-        }))
+        };
+        Some(tasks.settlements().spawn(release.instrument(info_span!("release"))))
     }
 }
 

@@ -6,13 +6,14 @@ mod scripts;
 mod users;
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
 use fred::types::{ClusterHash, CustomCommand, Value};
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument, info_span};
 
 use super::account::{
     Actor, Answered, Buckets, Error, Quota, RequestId, Reservation, ReservationId, StoredAnswer,
@@ -225,7 +226,11 @@ impl Store {
         match status.as_str() {
             "OK" | "REPLAYED" => {
                 let value = reply.list()?.reservation()?;
-                Ok(Held::New(Answered { value, quota, replayed: status == "REPLAYED" }))
+                let replayed = status == "REPLAYED";
+                if !replayed && !validate_only {
+                    count_reservation("reserved");
+                }
+                Ok(Held::New(Answered { value, quota, replayed }))
             }
             "ANSWERED" => {
                 let spent = reply.list()?.buckets()?;
@@ -239,6 +244,7 @@ impl Store {
                 let retry_after = reply.integer()?;
                 if !validate_only {
                     self.count(user, Event::Refused);
+                    count_refusal("QUOTA_EXHAUSTED");
                 }
                 Err(Error::Exhausted {
                     requested: amount,
@@ -250,6 +256,9 @@ impl Store {
                 Err(Error::InProgress { retry_after: Duration::from_millis(reply.count()?) })
             }
             "TOO_MANY_HOLDS" => {
+                if !validate_only {
+                    count_refusal("TOO_MANY_HOLDS");
+                }
                 Err(Error::TooManyHolds { max: self.shared.settings.holds_open_max })
             }
             other => Err(refusal(other, &mut reply)),
@@ -281,6 +290,9 @@ impl Store {
             [id.as_str().into(), amount, self.actor.as_str().into(), Value::Bytes(answer)];
         let mut reply = self.call(Script::Commit, user, arguments).await?;
         let replayed = reply.replayed()?;
+        if !replayed {
+            count_reservation("committed");
+        }
         let quota = self.quota(user, &mut reply)?;
         Ok(Answered { value: reply.list()?.buckets()?, quota, replayed })
     }
@@ -295,6 +307,9 @@ impl Store {
         let arguments = [id.as_str().into(), self.actor.as_str().into(), reason.into()];
         let mut reply = self.call(Script::Release, user, arguments).await?;
         let replayed = reply.replayed()?;
+        if !replayed {
+            count_reservation("released");
+        }
         Ok(Answered { value: (), quota: self.quota(user, &mut reply)?, replayed })
     }
 
@@ -313,7 +328,7 @@ impl Store {
 
     fn quota(&self, user: &UserId, reply: &mut Reply) -> Result<Quota, Error> {
         let percent = self.shared.settings.near_limit_percent;
-        let quota = reply.list()?.quota(user.clone(), percent)?;
+        let quota = reply.account()?.quota(user.clone(), percent)?;
         if quota.near_limit {
             metrics::counter!("img2text_quota_near_limit_total").increment(1);
         }
@@ -323,6 +338,7 @@ impl Store {
     pub(super) fn count(&self, user: &UserId, event: Event) {
         metrics::counter!("img2text_quota_events_total", "event" => event.name()).increment(1);
         if let Event::Recognized(work) = &event {
+            metrics::counter!("img2text_recognized_pages_total").increment(work.pages.into());
             metrics::counter!("img2text_recognized_characters_total").increment(work.characters);
         }
         self.shared.statistics.count(user, event);
@@ -398,6 +414,27 @@ impl Store {
     /// Runs a script. If its answer is lost it may have run, so it is sent once more: every step
     /// is idempotent by the id in its arguments.
     async fn run(
+        &self,
+        script: Script,
+        keys: &[String],
+        arguments: &[Value],
+    ) -> Result<Reply, Error> {
+        let span = info_span!(
+            "step",
+            otel.name = format_args!("EVALSHA {}", script.name()),
+            otel.kind = "client",
+            db.system.name = "redis",
+            db.operation.name = "EVALSHA",
+            db.stored_procedure.name = script.name(),
+        );
+        let started = Instant::now();
+        let reply = self.run_twice(script, keys, arguments).instrument(span).await;
+        metrics::histogram!("img2text_redis_step_seconds", "step" => script.name())
+            .record(started.elapsed());
+        reply
+    }
+
+    async fn run_twice(
         &self,
         script: Script,
         keys: &[String],
@@ -480,6 +517,19 @@ fn day_keys(date: jiff::civil::Date) -> [String; 2] {
 pub(super) enum Held {
     New(Answered<Reservation>),
     Answered(StoredAnswer),
+}
+
+fn count_reservation(outcome: &'static str) {
+    count_reservations(outcome, 1);
+}
+
+/// Holds that came to the same end at once.
+fn count_reservations(outcome: &'static str, number: u64) {
+    metrics::counter!("img2text_quota_reservations_total", "outcome" => outcome).increment(number);
+}
+
+fn count_refusal(reason: &'static str) {
+    metrics::counter!("img2text_quota_refusals_total", "reason" => reason).increment(1);
 }
 
 /// Why a script refused.

@@ -1,12 +1,18 @@
 //! A Redis client that never does anything twice.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::Client;
 use fred::error::{Error as RedisError, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::Builder;
-use fred::types::config::{Config, ReconnectPolicy, UnresponsiveConfig};
+use fred::types::config::{Config, ReconnectPolicy, TlsConnector, UnresponsiveConfig};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::Error;
 use crate::config;
@@ -14,13 +20,21 @@ use crate::config;
 /// How often the client looks for connections that do not answer.
 const UNRESPONSIVE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Connects to the Redis that the settings name: `redis://`, `rediss://` (TLS), `redis-cluster://`,
-/// `redis-sentinel://`, `redis+unix://`.
+/// What rustls calls a certificate that it does not accept.
+const CERTIFICATE_REFUSED: &str = "InvalidCertificate";
+
+/// Connects to the Redis that the settings name: `redis://`, `redis-cluster://`,
+/// `redis-sentinel://`, each with TLS as `rediss`, or `redis+unix://`.
 ///
 /// A Redis that is away is no error: the client goes on trying, for ever, and meanwhile its
 /// commands fail in bounded time. Must be called in a runtime.
 pub async fn connect(settings: &config::Redis, url: &str) -> Result<Client, Error> {
-    let config = Config::from_url(url).map_err(|error| Error::Url(error.details().into()))?;
+    let mut config = Config::from_url(url).map_err(|error| Error::Url(error.details().into()))?;
+    if config.tls.is_some() && !settings.tls_ca_file.as_os_str().is_empty() {
+        config.tls = Some(trusting(&settings.tls_ca_file)?.into());
+    }
+    // Otherwise a first connection that fails would be the last.
+    config.fail_fast = false;
     let command_timeout = Duration::from_millis(settings.command_timeout_ms);
     let connect_timeout = Duration::from_millis(settings.connect_timeout_ms);
     let client = Builder::from_config(config)
@@ -46,7 +60,16 @@ pub async fn connect(settings: &config::Redis, url: &str) -> Result<Client, Erro
         .map_err(|error| Error::Url(error.details().into()))?;
     client.on_error(|(error, server)| async move {
         let server = server.map(|server| server.to_string()).unwrap_or_default();
-        tracing::warn!(%server, error = error.details(), "Redis connection trouble");
+        let error = error.details();
+        match error.contains(CERTIFICATE_REFUSED) {
+            true => tracing::error!(
+                %server,
+                error,
+                "this Redis does not prove to be ours: its certificate is none that \
+                 redis.tls_ca_file (if empty: the system) vouches for under this name"
+            ),
+            false => tracing::warn!(%server, error, "Redis connection trouble"),
+        }
         Ok(())
     });
     client.connect();
@@ -54,6 +77,27 @@ pub async fn connect(settings: &config::Redis, url: &str) -> Result<Client, Erro
     // longer, the calls will say so.
     let _ = tokio::time::timeout(connect_timeout, client.wait_for_connect()).await;
     Ok(client)
+}
+
+/// TLS that trusts the authorities in a file, and no others.
+fn trusting(path: &Path) -> Result<TlsConnector, Error> {
+    let error = |message: String| Error::Authorities { path: path.into(), message };
+    let read = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| error(e.to_string()))?;
+    if read.is_empty() {
+        return Err(error("holds no certificate".into()));
+    }
+    let mut authorities = RootCertStore::empty();
+    for certificate in read {
+        authorities.add(certificate).map_err(|e| error(e.to_string()))?;
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| error(e.to_string()))?
+        .with_root_certificates(authorities)
+        .with_no_client_auth();
+    Ok(config.into())
 }
 
 /// Whether an error says that Redis cannot serve us now, as opposed to one in what we asked. A

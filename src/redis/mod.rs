@@ -5,6 +5,8 @@
 //! - [`durability`]: what Redis really does with what it acknowledges.
 //! - [`embedded`]: a private `redis-server`, started and supervised by us.
 
+use std::path::PathBuf;
+
 pub mod backup;
 pub mod connection;
 pub mod durability;
@@ -19,6 +21,14 @@ pub enum Error {
     /// The URL is not one of a Redis.
     #[error("redis.url: {0}")]
     Url(String),
+    /// The file of authorities cannot be used.
+    #[error("redis.tls_ca_file: {}: {message}", path.display())]
+    Authorities {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        message: String,
+    },
     /// `redis-server` is not installed.
     #[error(
         "there is no redis-server on this machine: install it (Debian: apt-get install \

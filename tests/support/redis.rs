@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{LazyLock, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
@@ -14,6 +14,9 @@ use fred::types::config::{
 use fred::types::{Builder, ClusterHash, CustomCommand, Value};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use super::authority::Authority;
+use super::server::wait_until;
 
 /// Starts processes from a thread that lives as long as the tests do: the kernel kills a child
 /// when the thread that spawned it ends, and whatever ends the tests, nothing is left running.
@@ -41,15 +44,6 @@ fn server(directory: &Path, arguments: &[&str]) -> Child {
     spawn(command)
 }
 
-/// Waits until `done` says so; fails with `what` after half a minute.
-pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
-    while !done() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn cli(arguments: &[&str]) -> String {
     let output = Command::new("redis-cli").args(arguments).output().expect("redis-cli runs");
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -64,8 +58,25 @@ pub struct Redis {
 impl Redis {
     pub fn start() -> Self {
         let directory = tempfile::Builder::new().prefix("i2t").tempdir().unwrap();
-        let child = Self::launch(directory.path());
+        let child = Self::launch(directory.path(), &[]);
         Self { directory, child }
+    }
+
+    /// One that also listens on a port of localhost, with TLS and the certificate of that name.
+    pub fn start_with_tls(authority: &Authority) -> (Self, String) {
+        let directory = tempfile::Builder::new().prefix("i2t").tempdir().unwrap();
+        let port = free_port().to_string();
+        let files = ["localhost.pem", "localhost.key", "ca.pem"].map(|file| authority.path(file));
+        let tls = [
+            ["--bind", "127.0.0.1"],
+            ["--tls-port", &port],
+            ["--tls-cert-file", &files[0]],
+            ["--tls-key-file", &files[1]],
+            ["--tls-ca-cert-file", &files[2]],
+            ["--tls-auth-clients", "no"],
+        ];
+        let child = Self::launch(directory.path(), tls.as_flattened());
+        (Self { directory, child }, format!("rediss://localhost:{port}"))
     }
 
     /// The same, but nothing is written to disk: for what is about rules and not about durability.
@@ -76,11 +87,12 @@ impl Redis {
         redis
     }
 
-    fn launch(directory: &Path) -> Child {
+    fn launch(directory: &Path, more: &[&str]) -> Child {
         let socket = directory.join("redis.sock");
         let socket = socket.to_str().unwrap();
-        let child = server(directory, &["--port", "0", "--unixsocket", socket]);
-        wait_for("redis-server", || cli(&["-s", socket, "ping"]).trim() == "PONG");
+        let arguments = [&["--port", "0", "--unixsocket", socket], more].concat();
+        let child = server(directory, &arguments);
+        wait_until("redis-server answers", || cli(&["-s", socket, "ping"]).trim() == "PONG");
         child
     }
 
@@ -102,20 +114,20 @@ impl Redis {
         kill_process(pid, signal).unwrap();
     }
 
-    /// SIGKILL, as a power failure would.
     /// Asks it as an operator would.
     pub fn cli(&self, command: &[&str]) -> String {
         let socket = self.directory.path().join("redis.sock");
         cli(&[&["-s", socket.to_str().unwrap()], command].concat())
     }
 
+    /// SIGKILL, as a power failure would.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     pub fn restart(&mut self) {
-        self.child = Self::launch(self.directory.path());
+        self.child = Self::launch(self.directory.path(), &[]);
     }
 }
 
@@ -154,7 +166,7 @@ impl Node {
             directory,
             &[&["--port", &port, "--bind", "127.0.0.1"], &cluster[..], &timeout[..]].concat(),
         );
-        wait_for("redis-server", || cli(&["-p", &port, "ping"]).trim() == "PONG");
+        wait_until("redis-server answers", || cli(&["-p", &port, "ping"]).trim() == "PONG");
         child
     }
 
@@ -186,7 +198,7 @@ impl Cluster {
     }
 
     fn wait_until_whole(&self) {
-        wait_for("the Cluster", || {
+        wait_until("the Cluster is whole", || {
             self.nodes.iter().all(|node| {
                 let info = node.cli(&["cluster", "info"]);
                 info.contains("cluster_state:ok")
@@ -295,11 +307,11 @@ impl Sentinels {
         let ports: Vec<_> = (0..5).map(|_| free_port()).collect();
         let texts: Vec<String> = ports.iter().map(u16::to_string).collect();
         let primary = server(directories[0].path(), &["--port", &texts[0]]);
-        wait_for("the primary", || cli(&["-p", &texts[0], "ping"]).trim() == "PONG");
+        wait_until("the primary answers", || cli(&["-p", &texts[0], "ping"]).trim() == "PONG");
         let replica_of = format!("127.0.0.1 {}", texts[0]);
         let replica = ["--port", texts[1].as_str(), "--replicaof", &replica_of];
         let mut others = vec![server(directories[1].path(), &replica)];
-        wait_for("the replica", || {
+        wait_until("the replica follows", || {
             cli(&["-p", &texts[1], "info", "replication"]).contains("master_link_status:up")
         });
         for (directory, port) in directories.iter().zip(&texts).skip(2) {
@@ -315,7 +327,7 @@ impl Sentinels {
             command.args(["--pdeathsig", "KILL", "redis-server"]).arg(&path).arg("--sentinel");
             others.push(spawn(command));
         }
-        wait_for("the Sentinels", || {
+        wait_until("the Sentinels know all", || {
             texts[2..].iter().all(|port| {
                 let known = cli(&["-p", port, "sentinel", "master", "accounts"]);
                 let known: Vec<_> = known.lines().collect();

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -46,8 +48,14 @@ impl Server {
 
     /// A server with some settings of its own, as in `("ocr.workers", "1")`.
     pub fn with<const N: usize>(settings: [(&str, &str); N]) -> Self {
+        Self::with_all(&settings)
+    }
+
+    /// The same; of two that set the same the later one counts.
+    pub fn with_all(settings: &[(&str, &str)]) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
-        let settings = settings.map(|(name, value)| (name.into(), value.into())).into();
+        let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        let settings = settings.collect();
         let (child, address) = launch(home.path(), serve(home.path(), &settings));
         Self { child, address, settings, home }
     }
@@ -65,6 +73,19 @@ impl Server {
         command.arg(home.path().join("data")).arg(server.get_program()).args(server.get_args());
         let (child, address) = launch(home.path(), command);
         Self { child, address, settings: BTreeMap::new(), home }
+    }
+
+    /// A server that may have so many files open, as in `256:4096`: at first, and if it asks.
+    pub fn with_descriptors(limits: &str, settings: &[(&str, &str)]) -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        let settings = settings.collect();
+        let server = serve(home.path(), &settings);
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={limits}"));
+        command.arg(server.get_program()).args(server.get_args());
+        let (child, address) = launch(home.path(), command);
+        Self { child, address, settings, home }
     }
 
     /// The data directory as the server sees it, where that is not as all see it.
@@ -180,6 +201,21 @@ impl Server {
         response.into_inner().quota.expect("an account")
     }
 
+    /// What `telemetry.http_listen` answers: the status and the body.
+    pub fn http(&self, path: &str) -> (u16, String) {
+        let log = self.log();
+        let (_, address) = log.rsplit_once("http=").expect("telemetry.http_listen is set");
+        let address = address.split_whitespace().next().expect("an address");
+        let mut stream = TcpStream::connect(address).expect("the probes listen");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let (_, body) = answer.split_once("\r\n\r\n").expect("headers and a body");
+        (status.expect("a status"), body.to_string())
+    }
+
     /// Runs the program as a client of this server.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Output {
         Command::new(PROGRAM)
@@ -224,6 +260,14 @@ pub fn signal(pid: u32, signal: Signal) {
 /// Whether a process is there.
 pub fn is_running(pid: u32) -> bool {
     test_kill_process(to_pid(pid)).is_ok()
+}
+
+/// How much memory a process has.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
+    let kibibytes = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
+    kibibytes.expect("a number") << 10
 }
 
 fn to_pid(pid: u32) -> Pid {
@@ -271,22 +315,46 @@ fn launch(home: &Path, mut command: Command) -> (Child, String) {
     let path = home.join("log");
     let log = fs::OpenOptions::new().create(true).append(true).open(&path).expect("a log file");
     let log_start = log.metadata().expect("a log file").len() as usize;
-    let mut child = command
+    let child = command
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a log file"))
         .stderr(log)
         .spawn()
         .expect("the program starts");
+    // Ended if it does not come to listen: a test that fails leaves nothing behind either.
+    let mut child = Ended(Some(child));
     let mut address = None;
     wait_until("the server listens", || {
         let log = fs::read_to_string(&path).expect("a log file");
         address = listening_address(&log[log_start..]);
-        if let Some(status) = child.try_wait().expect("the server can be waited for") {
+        if let Some(status) = child.running().try_wait().expect("the server can be waited for") {
             panic!("the server ended ({status}):\n{}", &log[log_start..]);
         }
         address.is_some()
     });
-    (child, address.expect("just seen"))
+    (child.keep(), address.expect("just seen"))
+}
+
+/// A process that is ended unless it is kept.
+struct Ended(Option<Child>);
+
+impl Ended {
+    fn running(&mut self) -> &mut Child {
+        self.0.as_mut().expect("not kept yet")
+    }
+
+    fn keep(mut self) -> Child {
+        self.0.take().expect("not kept yet")
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 fn listening_address(log: &str) -> Option<String> {

@@ -119,6 +119,8 @@ local existed
 local writes, entries = {}, {}
 -- Reservations that this step settles, by id, and how many they are.
 local settled_now, settled_now_count = {}, 0
+-- How many holds this step found expired, and how many of these it has settled for good.
+local expired_count, expired_saved_count = 0, 0
 
 local function get(field)
   return changed[field] or stored[field] or 0
@@ -405,6 +407,7 @@ end
 local function catch_up()
   local reset_ms = reset_due_ms()
   local expired = read('ZRANGEBYSCORE', EXPIRIES, '-inf', digits(NOW_MS))
+  expired_count = #expired
   for _, id in ipairs(expired) do
     local hold = read_hold(id) or corrupt('a hold is missing')
     if reset_ms and reset_ms <= hold.expires_ms then
@@ -527,6 +530,7 @@ local function save()
   for _, command in ipairs(writes) do
     redis.call(unpack(command))
   end
+  expired_saved_count = expired_count
 end
 
 ----------------------------------------------------------------------------------------------
@@ -534,6 +538,7 @@ end
 
 local function quota_reply()
   local reply = {
+    expired_saved_count,
     main.plan == 'none' and '' or main.plan, get('plan_cancelled'), main.next_reset_ts,
     get('allotted'), available('free'), available('plan'), available('extra'),
   }

@@ -7,7 +7,7 @@ use fred::error::Error as RedisError;
 use fred::types::Value;
 use jiff::Timestamp;
 
-use super::refusal;
+use super::{count_reservations, refusal};
 use crate::quota::account::{Buckets, Error, Quota, RequestId, Reservation, ReservationId, UserId};
 use crate::redis::is_unavailable;
 
@@ -92,8 +92,8 @@ impl Reply {
 
     /// Why the step was refused; what the refusal says follows the account.
     fn refused(&mut self, status: &str) -> Error {
-        match self.list() {
-            Ok(_quota) => refusal(status, self),
+        match self.account() {
+            Ok(_) => refusal(status, self),
             Err(error) => error,
         }
     }
@@ -117,6 +117,17 @@ impl Reply {
             actor: self.text()?,
             request: RequestId::parse(self.text()?).ok(),
         })
+    }
+
+    /// Takes the account as the step left it. Before it stands how many of its holds the step found
+    /// expired, which is counted here.
+    pub(super) fn account(&mut self) -> Result<Self, Error> {
+        let mut account = self.list()?;
+        let expired = account.count()?;
+        if expired > 0 {
+            count_reservations("expired", expired);
+        }
+        Ok(account)
     }
 
     pub(super) fn quota(mut self, user: UserId, near_limit_percent: u32) -> Result<Quota, Error> {

@@ -25,6 +25,13 @@ macro_rules! scripts {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub(super) enum Script { $($name),* }
 
+        impl Script {
+            /// Its name, that of its file.
+            pub(super) fn name(self) -> &'static str {
+                match self { $(Self::$name => $file),* }
+            }
+        }
+
         const SCRIPTS: &[(Script, &str)] =
             &[$((Script::$name, include_str!(concat!("../scripts/", $file, ".lua")))),*];
     };

@@ -1,6 +1,5 @@
-//! What the server says about itself: logs, metrics, and whether it is alive and ready.
+//! What is counted and measured, for Prometheus, and the probes beside it.
 
-use std::io::{IsTerminal, stderr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,21 +12,6 @@ use metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tracing_subscriber::EnvFilter;
-
-use crate::config::{LogFormat, Telemetry};
-
-/// Starts the log, on standard error.
-pub fn start(settings: &Telemetry) -> Result<()> {
-    let filter = EnvFilter::try_new(&settings.log_filter)
-        .with_context(|| format!("telemetry.log_filter = {:?}", settings.log_filter))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
-    match settings.log_format {
-        LogFormat::Text => log.with_ansi(stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
-    Ok(())
-}
 
 /// The bounds of the buckets of times, in seconds: from a step in Redis to the longest page.
 const TIME_BUCKETS: [f64; 14] =
@@ -37,7 +21,7 @@ const TIME_BUCKETS: [f64; 14] =
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The name of a metric, its kind and its meaning; `docs/metrics.md` lists them.
-pub const METRICS: [(&str, Kind, &str); 15] = [
+pub const METRICS: &[(&str, Kind, &str)] = &[
     (
         "img2text_rpc_duration_seconds",
         Kind::Histogram,
@@ -49,6 +33,11 @@ pub const METRICS: [(&str, Kind, &str); 15] = [
         "Calls that failed, by method and by the reason in docs/errors.md; CALLER_WENT_AWAY for those that nobody waited for.",
     ),
     ("img2text_rpc_in_flight", Kind::Gauge, "Calls that run."),
+    (
+        "img2text_messages_in_flight_bytes",
+        Kind::Gauge,
+        "The messages that the server holds, of which server.in_flight_bytes_max is the limit.",
+    ),
     ("img2text_connections", Kind::Gauge, "Connections that are open."),
     (
         "img2text_connections_refused_total",
@@ -60,6 +49,7 @@ pub const METRICS: [(&str, Kind, &str); 15] = [
         Kind::Counter,
         "Connections closed because the client said nothing in time.",
     ),
+    ("img2text_ocr_queue_depth", Kind::Gauge, "Pages that wait for a worker."),
     ("img2text_ocr_queue_wait_seconds", Kind::Histogram, "How long pages waited for a worker."),
     (
         "img2text_ocr_page_seconds",
@@ -67,9 +57,14 @@ pub const METRICS: [(&str, Kind, &str); 15] = [
         "How long workers took for a page that they recognised.",
     ),
     (
+        "img2text_ocr_phase_seconds",
+        Kind::Histogram,
+        "What workers did with the pages that they recognised, by phase: decode, prepare, orient, recognize, write.",
+    ),
+    (
         "img2text_ocr_worker_restarts_total",
         Kind::Counter,
-        "Workers that were replaced: they died, or were killed over a page that took too long or that nobody wanted any more.",
+        "Workers that were replaced, by reason: died; killed over a page that took too long (deadline) or that nobody wanted any more (abandoned); worn out after so many pages, or by how much memory they kept.",
     ),
     (
         "img2text_quota_events_total",
@@ -82,12 +77,33 @@ pub const METRICS: [(&str, Kind, &str); 15] = [
         "Steps after which an account was near its limit, as quota.near_limit_percent sets it.",
     ),
     (
+        "img2text_quota_reservations_total",
+        Kind::Counter,
+        "Holds by outcome: reserved, and then committed, released or expired. One that expires is counted when its user is next touched.",
+    ),
+    (
+        "img2text_quota_refusals_total",
+        Kind::Counter,
+        "Holds that an account refused, by the reason in docs/errors.md: QUOTA_EXHAUSTED or TOO_MANY_HOLDS.",
+    ),
+    ("img2text_recognized_pages_total", Kind::Counter, "Pages that were read and charged."),
+    (
         "img2text_recognized_characters_total",
         Kind::Counter,
         "Characters that were read and charged.",
     ),
     ("img2text_redis_up", Kind::Gauge, "1 if Redis answered when it was last asked, else 0."),
     ("img2text_redis_ping_seconds", Kind::Histogram, "How long Redis took to answer a PING."),
+    (
+        "img2text_redis_step_seconds",
+        Kind::Histogram,
+        "How long Redis took for a step on an account, by step; a second attempt after a lost answer included.",
+    ),
+    (
+        "img2text_storage_findings",
+        Kind::Gauge,
+        "What was found in Redis when it was last looked at, by verdict: durable, unknown, at_risk.",
+    ),
     (
         "img2text_storage_durable",
         Kind::Gauge,
@@ -152,7 +168,7 @@ fn start_metrics() -> Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &TIME_BUCKETS)?
         .install_recorder()?;
-    for (name, kind, meaning) in METRICS {
+    for &(name, kind, meaning) in METRICS {
         match kind {
             Kind::Counter => describe_counter!(name, meaning),
             Kind::Gauge => describe_gauge!(name, meaning),
