@@ -12,7 +12,7 @@ use tonic_types::StatusExt;
 
 use crate::support::http2;
 use crate::support::picture;
-use crate::support::server::{PATIENCE, Server, recognize_request};
+use crate::support::server::{PATIENCE, Server, recognize_request, wait_until};
 
 const RECOGNIZE_STREAM: &str = "/img2text.v1.RecognizeService/RecognizeStream";
 const RECOGNIZE_DOCUMENT: &str = "/img2text.v1.RecognizeService/RecognizeDocument";
@@ -24,6 +24,7 @@ fn server() -> Server {
         ("server.in_flight_bytes_max", "200000"),
         ("ocr.call_ms_max", "20000"),
         ("ocr.workers", "1"),
+        ("telemetry.http_listen", "127.0.0.1:0"),
     ])
 }
 
@@ -52,12 +53,14 @@ async fn until_there_is_room(server: &Server, bytes: usize) {
     }
 }
 
-async fn until_there_is_none(server: &Server, bytes: usize) {
-    let deadline = Instant::now() + PATIENCE;
-    while knock(server, bytes).await != "OVERLOADED" {
-        assert!(Instant::now() < deadline, "there is still room");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+/// Waits until so many bytes have arrived and are held.
+fn until_held(server: &Server, bytes: usize) {
+    wait_until(&format!("{bytes} bytes are held"), || {
+        let (_, page) = server.http("/metrics");
+        let mut lines = page.lines();
+        let held = lines.find_map(|line| line.strip_prefix("img2text_messages_in_flight_bytes "));
+        held.is_some_and(|held| held.parse::<f64>().expect("a number") >= bytes as f64)
+    });
 }
 
 /// A stream may go on for ever: what was answered counts no more.
@@ -93,7 +96,8 @@ async fn what_streams_have_begun_to_send_counts() {
         send(&mut body, part).await;
         streams.push((response, body));
     }
-    until_there_is_none(&server, 90_000).await;
+    until_held(&server, 160_000);
+    assert_eq!(knock(&server, 90_000).await, "OVERLOADED");
     // Smaller ones still find room.
     assert_eq!(knock(&server, 10_000).await, "INVALID_ARGUMENT");
     // Another stream is refused with its first picture, and may come back.
@@ -134,6 +138,7 @@ async fn a_document_counts_until_its_last_page_is_answered() {
         send_piece(&mut body, Piece::Chunk(Bytes::copy_from_slice(chunk))).await;
     }
     body.send_data(Bytes::new(), true).expect("sent");
+    until_held(&server, 99_000);
     // So many at once: one more of its size fits in, but not two.
     let half = async || {
         let (response, mut body) =
@@ -142,7 +147,8 @@ async fn a_document_counts_until_its_last_page_is_answered() {
         (response, body)
     };
     let second = half().await;
-    until_there_is_none(&server, 60_000).await;
+    until_held(&server, 179_000);
+    assert_eq!(knock(&server, 60_000).await, "OVERLOADED");
     // The document is answered as far as its caller takes it, and still counts.
     let response = response.await.expect("the pages are counted, and the answer begins");
     assert_eq!(knock(&server, 60_000).await, "OVERLOADED");

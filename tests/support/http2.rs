@@ -12,6 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
 
+use crate::support::server::PATIENCE;
+
 /// The kinds of frames that are written by hand (RFC 9113, section 6).
 #[derive(Clone, Copy)]
 pub enum Kind {
@@ -162,8 +164,13 @@ pub async fn begin(
     connection.clone().ready().await?.send_request(request, false)
 }
 
-/// What a call was answered: its code, and the details that a status has beside it.
+/// What a call was answered: its code, and the details that a status has beside it. A test fails
+/// if the call does not end.
 pub async fn status(response: ResponseFuture) -> Result<tonic::Status, h2::Error> {
+    tokio::time::timeout(PATIENCE, end(response)).await.expect("the call ends in time")
+}
+
+async fn end(response: ResponseFuture) -> Result<tonic::Status, h2::Error> {
     let (head, body) = response.await?.into_parts();
     if let Some(status) = tonic::Status::from_header_map(&head.headers) {
         return Ok(status);
