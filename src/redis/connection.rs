@@ -115,6 +115,8 @@ pub fn is_unavailable(error: &RedisError) -> bool {
         "BUSY ",
         "MOVED ",
         "ASK ",
+        // What our scripts say of a Redis that they would not run on.
+        "TOO_OLD ",
         // What the client says of a command that a node of a Cluster sent elsewhere, when it may
         // not send it twice, and of one for which it knows no node. It has learnt the way by now.
         "Too many failed write attempts",

@@ -141,7 +141,7 @@ struct Facts {
 
 impl Facts {
     fn judge(&self) -> Vec<Judged> {
-        let mut judged = vec![self.append_only_file()];
+        let mut judged = vec![self.version(), self.append_only_file()];
         judged.extend(self.settings());
         judged.extend([
             self.last_outcome("aof_last_write_status", "the last write to the append-only file"),
@@ -163,6 +163,23 @@ impl Facts {
 
     fn number(&self, field: &str) -> Option<u64> {
         self.info(field)?.parse().ok()
+    }
+
+    /// Valkey says here which Redis it is like.
+    fn version(&self) -> Judged {
+        const CHECK: &str = "redis_version";
+        let Some(version) = self.info(CHECK) else {
+            return (CHECK, Verdict::Unknown, "INFO does not say".into());
+        };
+        match version.split('.').next().unwrap_or_default().parse() {
+            Ok(7u32..) => (CHECK, Verdict::Durable, format!("is {version}")),
+            Ok(_) => (
+                CHECK,
+                Verdict::AtRisk,
+                format!("is {version}: every step on an account is refused. Run 7.0 or later"),
+            ),
+            Err(_) => (CHECK, Verdict::Unknown, format!("is {version:?}")),
+        }
     }
 
     fn append_only_file(&self) -> Judged {
@@ -309,7 +326,7 @@ mod tests {
             pairs.map(|(name, value)| (name.to_string(), value.to_string())).collect()
         };
         let mut info: HashMap<_, _> = pairs(
-            "aof_enabled=1 aof_last_write_status=ok aof_last_bgrewrite_status=ok \
+            "redis_version=7.0.15 aof_enabled=1 aof_last_write_status=ok aof_last_bgrewrite_status=ok \
              rdb_last_bgsave_status=ok rdb_last_save_time=1 rdb_changes_since_last_save=0 \
              used_memory=10 maxmemory=100 connected_slaves=0",
         );
@@ -331,6 +348,7 @@ mod tests {
     fn each_way_to_lose_something_is_found() {
         assert_eq!(verdict(&facts(("used_memory", "11"))), Verdict::Durable);
         for change in [
+            ("redis_version", "6.2.14"),
             ("aof_enabled", "0"),
             ("appendfsync", "everysec"),
             ("appendfsync", "no"),

@@ -5,6 +5,11 @@
 -- memory: `touch` reads and checks everything, the step changes what it has read, and `save`,
 -- called last, writes what has changed.
 
+-- Older ones do not know all of the commands below, and would fail half-way.
+if not redis.REDIS_VERSION_NUM then -- which came with 7.0
+  return redis.error_reply('TOO_OLD img2text needs Redis 7.0 or later, or Valkey')
+end
+
 local MAIN, ACCOUNT, HOLDS, EXPIRIES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local SETTLED, HISTORY, MONTHS, PAYMENTS = {KEYS[5], KEYS[6]}, KEYS[7], KEYS[8], KEYS[9]
 local ANSWERS = {KEYS[10], KEYS[11]}
