@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::picture;
-use crate::support::server::Server;
+use crate::support::server::{Server, signal};
 use crate::support::tools::{root, stdout, tool};
 
 #[test]
@@ -131,6 +132,48 @@ fn the_command_line_recognises_and_tells_what_is_left() {
     assert_eq!(server.command(nowhere).status.code(), Some(5));
     // A wrong command line: exit code 2.
     assert_eq!(server.command(["recognize"]).status.code(), Some(2));
+}
+
+/// Whoever reads a failure learns whether it has cost something.
+#[test]
+fn the_command_line_says_of_a_failure_what_was_charged() {
+    let server = Server::start();
+    let home = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = home.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let picture = file("picture.png", &picture::line("A picture"));
+    let torn = file("torn.png", &picture::line("A picture")[..200]);
+    let pages = ["one", "two", "three", "four"].map(|word| picture::text(&[word], 60));
+    let document = file("document.tiff", &picture::tiff(&pages));
+    let fails = |arguments: &[&str]| {
+        let all = [&["recognize", "--user", "42", "--lang", "eng"], arguments].concat();
+        let output = server.command(all);
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code().expect("an end"), text(output.stdout), text(output.stderr))
+    };
+
+    for arguments in [&[&*torn][..], &[&*torn, "--all-pages"]] {
+        let (code, _, why) = fails(arguments);
+        assert_eq!(code, 3, "{why}");
+        assert!(why.contains("[INVALID_ARGUMENT]"), "{why}");
+    }
+    let (_, _, why) = fails(&[&torn]);
+    assert!(why.ends_with("(nothing was charged)\n"), "{why}");
+
+    let (code, text, why) = fails(&[&document, "--all-pages"]);
+    assert_eq!((code, text.matches('\u{c}').count()), (4, 3), "{text:?} {why}");
+    assert!(why.contains("page 4: "), "{why}");
+    assert!(why.contains("charged 3; left: 0 "), "{why}");
+    assert!(why.ends_with("1 of 4 pages failed, and were not charged\n"), "{why}");
+
+    signal(server.pid(), Signal::STOP);
+    let (code, _, why) = fails(&[&picture, "--timeout-ms", "300"]);
+    signal(server.pid(), Signal::CONT);
+    assert_eq!(code, 5, "{why}");
+    assert!(why.contains("`img2text quota history 42` shows what was charged"), "{why}");
 }
 
 fn base64(bytes: &[u8]) -> String {

@@ -9,25 +9,26 @@ use indicatif::ProgressBar;
 use tonic_types::pb;
 use uuid::Uuid;
 
+use super::client::describe;
+use super::recognize::Bill;
+use super::{Failure, exit_code};
 use crate::grpc::proto::recognize_document_request::Piece;
 use crate::grpc::proto::recognize_document_response::Result as PageResult;
 use crate::grpc::proto::recognize_service_client::RecognizeServiceClient;
-use crate::grpc::proto::{
-    DocumentHeader, RecognizeDocumentRequest, RecognizeDocumentResponse, RecognizeResponse,
-};
+use crate::grpc::proto::{DocumentHeader, RecognizeDocumentRequest, RecognizeDocumentResponse};
 
 /// How much of the file one message carries.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Prints the text of each page as it comes, a form feed after each. Gives the last page that was
-/// read, and the first error among the pages.
+/// Prints the text of each page as it comes, a form feed after each, and tells of each that fails.
 pub(super) async fn recognize(
     client: &mut RecognizeServiceClient<super::client::Connection>,
     file: &Path,
     user: &str,
     languages: &[String],
     progress: &ProgressBar,
-) -> Result<(Option<RecognizeResponse>, Option<tonic::Status>)> {
+    bill: &mut Bill,
+) -> Result<()> {
     let bytes = bytes::Bytes::from(std::fs::read(file).context("cannot be read")?);
     let header = DocumentHeader {
         user_id: user.to_string(),
@@ -41,28 +42,37 @@ pub(super) async fn recognize(
     let pieces = std::iter::once(Piece::Header(header)).chain(chunks);
     let pieces = pieces.map(|piece| RecognizeDocumentRequest { piece: Some(piece) });
     let mut answers = client.recognize_document(stream::iter(pieces)).await?.into_inner();
-    let (mut last, mut failure) = (None, None);
+    let (mut pages, mut failed) = (0, Vec::new());
     while let Some(RecognizeDocumentResponse { page, page_count, result }) =
         answers.message().await?
     {
+        pages = page_count;
         progress.set_length(page_count.into());
         progress.set_position(page.into());
+        let say = |what: &str| {
+            progress.suspend(|| eprintln!("img2text: {}: page {page}: {what}", file.display()));
+        };
         match result {
             Some(PageResult::Recognized(response)) => {
+                response.warnings.iter().for_each(|warning| say(warning));
+                bill.add(&response);
                 progress.suspend(|| print(&response.text))?;
-                last = Some(response);
             }
             Some(PageResult::Error(status)) => {
                 let status = to_status(status);
-                let message = super::client::describe(&status);
-                progress
-                    .suspend(|| eprintln!("img2text: {}: page {page}: {message}", file.display()));
-                failure.get_or_insert(status);
+                say(&describe(&status));
+                failed.push(status.code());
             }
             Some(PageResult::Output(_)) | None => {}
         }
     }
-    Ok((last, failure))
+    match failed.first() {
+        None => Ok(()),
+        Some(first) => {
+            let message = format!("{} of {pages} pages failed, and were not charged", failed.len());
+            Err(Failure { code: exit_code(*first), message }.into())
+        }
+    }
 }
 
 fn print(text: &str) -> Result<()> {

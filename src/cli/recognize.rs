@@ -1,17 +1,19 @@
 //! `img2text recognize FILE...`: the recogniser from the command line. The text goes to stdout,
 //! everything about it to stderr, so that the text alone can be piped on.
 
+use std::fmt;
 use std::io::{IsTerminal, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::{Failure, client, document};
 use crate::grpc::proto::recognize_service_client::RecognizeServiceClient;
 use crate::grpc::proto::{
-    ChargeState, OutputFormat, RecognizeOptions, RecognizeRequest, RecognizeResponse,
+    Buckets, ChargeState, OutputFormat, RecognizeOptions, RecognizeRequest, RecognizeResponse,
 };
 
 /// How often a picture is sent whose call got no answer. Sending it again is safe: its request id
@@ -75,79 +77,89 @@ pub async fn run(args: Args) -> Result<()> {
     let mut client = RecognizeServiceClient::new(args.server.connect().await?)
         .max_decoding_message_size(usize::MAX);
     let several = args.files.len() > 1;
-    let progress = progress(args.files.len());
-    let mut last_failure = None;
-    let mut failed = 0;
-    let mut remaining = None;
+    // Of the pages of a document it has a bar of its own.
+    let progress = progress(if args.all_pages { 0 } else { args.files.len() });
+    let (mut bill, mut failures) = (Bill::default(), Vec::new());
     for file in &args.files {
         progress.set_message(file.display().to_string());
-        if args.all_pages {
-            match read_all(&mut client, file, &args).await {
-                Ok(last) => remaining = last.as_ref().map(what_is_left).or(remaining),
-                Err(error) => {
-                    failed += 1;
-                    last_failure = Some(Failure::from(error));
-                }
+        let pages_before = bill.pages;
+        let outcome = match args.all_pages {
+            true => read_all(&mut client, file, &args, &mut bill).await,
+            false => read_page(&mut client, file, &args, &progress, &mut bill).await,
+        };
+        if let Err(error) = outcome {
+            let failure = failure(file, error, &args.user, bill.pages > pages_before);
+            if several {
+                progress.suspend(|| eprintln!("img2text: {}", failure.message));
             }
-            progress.inc(1);
-            continue;
-        }
-        match recognize(&mut client, file, &args).await {
-            Ok(response) => {
-                progress.suspend(|| match response.outputs.first() {
-                    Some(output) => print_bytes(&output.content),
-                    None => print_text(several.then_some(file), &response.text),
-                })?;
-                for warning in &response.warnings {
-                    progress.suspend(|| eprintln!("img2text: {}: {warning}", file.display()));
-                }
-                remaining = Some(what_is_left(&response));
-            }
-            Err(error) => {
-                let failure = Failure::from(error);
-                progress.suspend(|| eprintln!("img2text: {}: {}", file.display(), failure.message));
-                failed += 1;
-                last_failure = Some(failure);
-            }
+            failures.push(failure);
         }
         progress.inc(1);
     }
     progress.finish_and_clear();
-    if let Some(remaining) = remaining {
-        eprintln!("{remaining}");
+    if bill.pages > 0 {
+        eprintln!("{bill}");
     }
-    match last_failure {
+    let failed = failures.len();
+    match failures.pop() {
         None => Ok(()),
-        Some(failure) if !several => {
-            Err(Failure { message: "nothing was charged".into(), ..failure }.into())
-        }
-        Some(failure) => {
-            let message = format!("{failed} of {} pictures failed", args.files.len());
-            Err(Failure { message, ..failure }.into())
+        Some(only) if !several => Err(only.into()),
+        Some(last) => {
+            let message = format!("{failed} of {} files failed", args.files.len());
+            Err(Failure { message, ..last }.into())
         }
     }
 }
 
-/// Reads every page of a file. A page that fails is told of at once and does not stop the others.
+/// Reads one page of a file, and prints what was asked for of it.
+async fn read_page(
+    client: &mut RecognizeServiceClient<client::Connection>,
+    file: &Path,
+    args: &Args,
+    progress: &ProgressBar,
+    bill: &mut Bill,
+) -> Result<()> {
+    let response = recognize(client, file, args).await?;
+    bill.add(&response);
+    progress.suspend(|| {
+        for warning in &response.warnings {
+            eprintln!("img2text: {}: {warning}", file.display());
+        }
+        let several = args.files.len() > 1;
+        match response.outputs.first() {
+            Some(output) => print_bytes(&output.content),
+            None => print_text(several.then_some(file), &response.text),
+        }
+    })
+}
+
+/// Reads every page of a file, and prints each. One that fails is told of at once and does not stop
+/// the others.
 async fn read_all(
     client: &mut RecognizeServiceClient<client::Connection>,
     file: &Path,
     args: &Args,
-) -> Result<Option<RecognizeResponse>> {
+    bill: &mut Bill,
+) -> Result<()> {
     // How many pages there are is known with the first answer.
-    let pages = progress(2);
-    pages.set_message(file.display().to_string());
-    let (last, failure) = document::recognize(client, file, &args.user, &args.lang, &pages).await?;
-    pages.finish_and_clear();
-    match (failure, last) {
-        (None, last) => Ok(last),
-        (Some(status), last) => {
-            if let Some(last) = &last {
-                eprintln!("{}", what_is_left(last));
-            }
-            Err(status.into())
+    let progress = progress(2);
+    progress.set_message(file.display().to_string());
+    document::recognize(client, file, &args.user, &args.lang, &progress, bill).await?;
+    progress.finish_and_clear();
+    Ok(())
+}
+
+/// Why a file was not read, and whether that has cost something.
+fn failure(file: &Path, error: anyhow::Error, user: &str, some_pages_were_read: bool) -> Failure {
+    let charge = match error.downcast_ref::<Status>() {
+        Some(status) if some_pages_were_read || !is_of_the_server(status) => {
+            format!(" (`img2text quota history {user}` shows what was charged)")
         }
-    }
+        Some(_) => " (nothing was charged)".into(),
+        None => String::new(),
+    };
+    let failure = Failure::from(error);
+    Failure { message: format!("{}: {}{charge}", file.display(), failure.message), ..failure }
 }
 
 /// A bar where there is something to wait for and somebody to see it.
@@ -185,11 +197,15 @@ async fn recognize(
     }
 }
 
-/// Whether the connection broke under the call, so that it may have run. A server that refuses
-/// says so with details.
-fn answer_was_lost(status: &tonic::Status) -> bool {
-    status.details().is_empty()
-        && matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown)
+/// Whether the connection broke under the call, so that it may have run.
+fn answer_was_lost(status: &Status) -> bool {
+    !is_of_the_server(status) && matches!(status.code(), Code::Unavailable | Code::Unknown)
+}
+
+/// Whether the server made it, which puts details into every status. Otherwise it was made on the
+/// way, and the call may have run.
+fn is_of_the_server(status: &Status) -> bool {
+    !status.details().is_empty()
 }
 
 fn print_bytes(bytes: &[u8]) -> Result<()> {
@@ -198,7 +214,7 @@ fn print_bytes(bytes: &[u8]) -> Result<()> {
     Ok(stdout.flush()?)
 }
 
-fn print_text(name: Option<&PathBuf>, text: &str) -> Result<()> {
+fn print_text(name: Option<&Path>, text: &str) -> Result<()> {
     let mut stdout = stdout().lock();
     if let Some(name) = name {
         writeln!(stdout, "==> {} <==", name.display())?;
@@ -210,23 +226,47 @@ fn print_text(name: Option<&PathBuf>, text: &str) -> Result<()> {
     Ok(stdout.flush()?)
 }
 
-fn what_is_left(response: &RecognizeResponse) -> String {
-    let charge = response.charge.unwrap_or_default();
-    let spent = charge.spent.unwrap_or_default();
-    let cost = match charge.state() {
-        ChargeState::Confirmed => format!("charged {}", spent.free + spent.plan + spent.extra),
-        ChargeState::Unconfirmed => "charged or not: the store of accounts did not answer".into(),
-        ChargeState::Lapsed => "not charged".into(),
-        ChargeState::Unspecified => "charge unknown".into(),
-    };
-    match response.quota.as_ref().and_then(|quota| quota.available) {
-        Some(left) => format!(
-            "{cost}; left: {} (free {}, plan {}, extra {})",
-            left.free + left.plan + left.extra,
-            left.free,
-            left.plan,
-            left.extra
-        ),
-        None => cost,
+/// What reading has cost so far, and what is left.
+#[derive(Debug, Default)]
+pub(super) struct Bill {
+    /// Pages that were read.
+    pages: u32,
+    charged: u64,
+    /// Pages of which the server does not know whether they were charged.
+    in_doubt: u32,
+    left: Option<Buckets>,
+}
+
+impl Bill {
+    /// One more page was read.
+    pub(super) fn add(&mut self, response: &RecognizeResponse) {
+        self.pages += 1;
+        let charge = response.charge.unwrap_or_default();
+        match charge.state() {
+            ChargeState::Confirmed => {
+                let spent = charge.spent.unwrap_or_default();
+                self.charged += spent.free + spent.plan + spent.extra;
+            }
+            ChargeState::Lapsed => {}
+            ChargeState::Unconfirmed | ChargeState::Unspecified => self.in_doubt += 1,
+        }
+        // The account is not known where the charge is in doubt.
+        let quota = response.quota.as_ref();
+        self.left = quota.and_then(|quota| quota.available).or(self.left);
+    }
+}
+
+impl fmt::Display for Bill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "charged {}", self.charged)?;
+        if self.in_doubt > 0 {
+            write!(f, ", perhaps {} more: the store of accounts did not answer", self.in_doubt)?;
+        }
+        if let Some(left) = self.left {
+            let (free, plan, extra) = (left.free, left.plan, left.extra);
+            let total = free + plan + extra;
+            write!(f, "; left: {total} (free {free}, plan {plan}, extra {extra})")?;
+        }
+        Ok(())
     }
 }
