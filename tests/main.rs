@@ -25,6 +25,7 @@ mod messages_in_flight;
 mod monitoring;
 mod nobody_overspends;
 mod power_cut;
+mod redis_hard_to_reach;
 mod redis_over_tls;
 mod refusals;
 mod sentinel;

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use fred::clients::Client;
-use fred::interfaces::ClientLike;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
@@ -17,6 +16,7 @@ use tonic_health::server::HealthReporter;
 
 use super::status;
 use crate::config::{self, Durability};
+use crate::redis::Pulse;
 use crate::redis::durability::{self, Report, Verdict};
 
 /// How often Redis is asked whether it is there.
@@ -41,6 +41,7 @@ impl Interceptor for Gate {
 /// Watches over what the server depends on.
 pub struct Readiness {
     redis: Client,
+    pulse: Pulse,
     strict: bool,
     check_interval: Duration,
     health: HealthReporter,
@@ -63,8 +64,9 @@ impl Readiness {
         let gate = Gate { open: Arc::new(AtomicBool::new(!strict)) };
         let check_interval = Duration::from_millis(settings.durability_check_interval_ms);
         let serving = Arc::new(AtomicBool::new(false));
+        let pulse = Pulse::new(redis.clone(), settings);
         let mut readiness =
-            Self { redis, strict, check_interval, health, gate, serving, report: None };
+            Self { redis, pulse, strict, check_interval, health, gate, serving, report: None };
         let checked = durability::check(&readiness.redis).await;
         let answers = checked.is_ok();
         if let Ok(report) = checked {
@@ -106,7 +108,7 @@ impl Readiness {
         self.report.iter().for_each(measure);
         while stop.run_until_cancelled(tokio::time::sleep(PING_INTERVAL)).await.is_some() {
             let asked = Instant::now();
-            let answers = self.redis.ping::<()>(None).await.is_ok();
+            let answers = self.pulse.answers().await;
             metrics::histogram!("img2text_redis_ping_seconds").record(asked.elapsed());
             metrics::gauge!("img2text_redis_up").set(if answers { 1.0 } else { 0.0 });
             let gate_open = self.gate.open.load(Ordering::Relaxed);

@@ -2,19 +2,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fred::clients::Client;
 use fred::error::{Error as RedisError, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface};
-use fred::types::Builder;
-use fred::types::config::{Config, ReconnectPolicy, TlsConnector, UnresponsiveConfig};
+use fred::types::config::{Config, ReconnectPolicy, TcpConfig, TlsConnector, UnresponsiveConfig};
+use fred::types::{Builder, ClientState};
+use futures::future::join_all;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::Error;
+use super::durability::{ask, nodes};
 use crate::config;
 
 /// How often the client looks for connections that do not answer.
@@ -46,10 +48,15 @@ pub async fn connect(settings: &config::Redis, url: &str) -> Result<Client, Erro
             connection.internal_command_timeout = connect_timeout;
             connection.max_command_buffer_len = settings.commands_in_flight_max;
             connection.unresponsive = UnresponsiveConfig {
-                // Later than a command's own timeout, so that one slow command does not cost
-                // all others their connection.
-                max_timeout: Some(command_timeout * 2),
+                max_timeout: Some(silence_max(settings)),
                 interval: UNRESPONSIVE_CHECK_INTERVAL,
+            };
+            // What no machine has taken in for so long is lost, and with it the connection: else the
+            // kernel would go on sending it for a quarter of an hour.
+            connection.tcp = TcpConfig {
+                nodelay: Some(true),
+                user_timeout: Some(silence_max(settings)),
+                ..TcpConfig::default()
             };
         })
         .with_performance_config(|performance| {
@@ -79,6 +86,51 @@ pub async fn connect(settings: &config::Redis, url: &str) -> Result<Client, Erro
     Ok(client)
 }
 
+/// How long Redis may say nothing before its connection counts as dead. Later than a command's own
+/// timeout, so that one slow command does not cost all others their connection.
+fn silence_max(settings: &config::Redis) -> Duration {
+    Duration::from_millis(settings.command_timeout_ms) * 2
+}
+
+/// Asks Redis whether it is there, and makes the connection anew when it has been silent for too
+/// long.
+///
+/// A connection can die without a word, and the client's own check goes by the time since it last
+/// *wrote* something: where commands keep coming it never finds out.
+pub struct Pulse {
+    client: Client,
+    silence_max: Duration,
+    silent_since: Option<Instant>,
+}
+
+impl Pulse {
+    /// Nothing is asked yet.
+    pub fn new(client: Client, settings: &config::Redis) -> Self {
+        Self { client, silence_max: silence_max(settings), silent_since: None }
+    }
+
+    /// Whether every node that holds accounts answers.
+    pub async fn answers(&mut self) -> bool {
+        let asked = Instant::now();
+        let Ok(nodes) = nodes(&self.client) else { return false };
+        let answers =
+            join_all(nodes.iter().map(|node| ask(&self.client, node, "PING", vec![]))).await;
+        let is_silence = |error: &RedisError| *error.kind() == ErrorKind::Timeout;
+        let silent = answers.iter().any(|answer| answer.as_ref().is_err_and(is_silence));
+        // Otherwise it is being made anew already.
+        if !silent || self.client.state() != ClientState::Connected {
+            self.silent_since = None;
+        } else if self.silent_since.get_or_insert(asked).elapsed() >= self.silence_max {
+            self.silent_since = None;
+            tracing::warn!("Redis has not answered for too long: the connection is made anew");
+            let client = self.client.clone();
+            // It ends once there is a new one, whenever that is.
+            tokio::spawn(async move { client.force_reconnection().await });
+        }
+        answers.iter().all(Result::is_ok)
+    }
+}
+
 /// TLS that trusts the authorities in a file, and no others.
 fn trusting(path: &Path) -> Result<TlsConnector, Error> {
     let error = |message: String| Error::Authorities { path: path.into(), message };
@@ -103,7 +155,7 @@ fn trusting(path: &Path) -> Result<TlsConnector, Error> {
 /// Whether an error says that Redis cannot serve us now, as opposed to one in what we asked. A
 /// command that failed so may or may not have run.
 pub fn is_unavailable(error: &RedisError) -> bool {
-    const STATES: [&str; 13] = [
+    const STATES: [&str; 14] = [
         "MISCONF",
         "OOM ",
         "LOADING",

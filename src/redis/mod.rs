@@ -12,7 +12,7 @@ pub mod connection;
 pub mod durability;
 pub mod embedded;
 
-pub use connection::{connect, is_unavailable};
+pub use connection::{Pulse, connect, is_unavailable};
 pub use embedded::Embedded;
 
 /// Why Redis cannot be used.

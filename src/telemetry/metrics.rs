@@ -92,8 +92,16 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Characters that were read and charged.",
     ),
-    ("img2text_redis_up", Kind::Gauge, "1 if Redis answered when it was last asked, else 0."),
-    ("img2text_redis_ping_seconds", Kind::Histogram, "How long Redis took to answer a PING."),
+    (
+        "img2text_redis_up",
+        Kind::Gauge,
+        "1 if Redis, every node of a Cluster, answered when it was last asked, else 0.",
+    ),
+    (
+        "img2text_redis_ping_seconds",
+        Kind::Histogram,
+        "How long Redis, the slowest node of a Cluster, took to answer a PING.",
+    ),
     (
         "img2text_redis_step_seconds",
         Kind::Histogram,

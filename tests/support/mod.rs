@@ -17,6 +17,8 @@ pub mod load;
 #[allow(dead_code)]
 pub mod picture;
 #[allow(dead_code)]
+pub mod proxy;
+#[allow(dead_code)]
 pub mod redis;
 #[allow(dead_code)]
 pub mod server;

@@ -82,8 +82,7 @@ impl Redis {
     /// The same, but nothing is written to disk: for what is about rules and not about durability.
     pub fn start_in_memory() -> Self {
         let redis = Self::start();
-        let socket = redis.directory.path().join("redis.sock");
-        cli(&["-s", socket.to_str().unwrap(), "config", "set", "appendonly", "no"]);
+        redis.cli(&["config", "set", "appendonly", "no"]);
         redis
     }
 
@@ -97,7 +96,12 @@ impl Redis {
     }
 
     pub fn url(&self) -> String {
-        format!("redis+unix://{}/redis.sock", self.directory.path().display())
+        format!("redis+unix://{}", self.socket())
+    }
+
+    /// The Unix socket it listens on.
+    pub fn socket(&self) -> String {
+        format!("{}/redis.sock", self.directory.path().display())
     }
 
     /// Stops it where it is; what is sent to it meanwhile waits.
@@ -116,8 +120,7 @@ impl Redis {
 
     /// Asks it as an operator would.
     pub fn cli(&self, command: &[&str]) -> String {
-        let socket = self.directory.path().join("redis.sock");
-        cli(&[&["-s", socket.to_str().unwrap()], command].concat())
+        cli(&[&["-s", &*self.socket()], command].concat())
     }
 
     /// SIGKILL, as a power failure would.
