@@ -1,5 +1,5 @@
 //! Between the server and Redis is a network: it may be slow, and connections may die without a
-//! word. Calls then end in bounded time, as "try again"; they go on when it can, and nobody pays for
+//! word, or lead to what is no primary any more. Calls then end in bounded time, as "try again"; they go on when it can, and nobody pays for
 //! a text that did not come.
 
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_millis(500);
 const BOUND: Duration = COMMAND_TIMEOUT.saturating_mul(10);
 
 struct Reached {
-    _redis: Redis,
+    redis: Redis,
     proxy: Proxy,
     server: Server,
 }
@@ -33,7 +33,7 @@ impl Reached {
             ("redis.command_timeout_ms", &COMMAND_TIMEOUT.as_millis().to_string()),
             ("quota.hold_ttl_ms_default", "3000"),
         ]);
-        Self { _redis: redis, proxy, server }
+        Self { redis, proxy, server }
     }
 
     /// Recognises a picture, and says how long that took.
@@ -107,4 +107,17 @@ async fn connections_that_died_without_a_word_are_made_anew() {
     }
     reached.recognizes_again().await;
     assert_eq!(spent(&reached.settled().await), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_became_a_replica_is_left_for_the_new_one() {
+    let reached = Reached::start().await;
+    reached.recognizes_again().await;
+    reached.redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert_try_again(reached.recognize().await);
+
+    let promoted = Redis::start();
+    reached.proxy.lead_to(promoted.socket());
+    reached.recognizes_again().await;
+    assert_eq!(promoted.cli(&["HGET", "sub:user:42", "free_used"]).trim(), "1");
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use fred::clients::Client;
 use fred::error::{Error as RedisError, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface};
-use fred::types::config::{Config, ReconnectPolicy, TcpConfig, TlsConnector, UnresponsiveConfig};
+use fred::types::config::{
+    Config, ReconnectError, ReconnectPolicy, TcpConfig, TlsConnector, UnresponsiveConfig,
+};
 use fred::types::{Builder, ClientState};
 use futures::future::join_all;
 use tokio_rustls::rustls::crypto::ring;
@@ -58,6 +60,9 @@ pub async fn connect(settings: &config::Redis, url: &str) -> Result<Client, Erro
                 user_timeout: Some(silence_max(settings)),
                 ..TcpConfig::default()
             };
+            // A primary that was made a replica keeps its connections: the new one is found only by
+            // asking for it again.
+            connection.reconnect_errors = vec![ReconnectError::ReadOnly];
         })
         .with_performance_config(|performance| {
             performance.default_command_timeout = command_timeout;

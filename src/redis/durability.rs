@@ -141,7 +141,7 @@ struct Facts {
 
 impl Facts {
     fn judge(&self) -> Vec<Judged> {
-        let mut judged = vec![self.version(), self.append_only_file()];
+        let mut judged = vec![self.version(), self.role(), self.append_only_file()];
         judged.extend(self.settings());
         judged.extend([
             self.last_outcome("aof_last_write_status", "the last write to the append-only file"),
@@ -179,6 +179,20 @@ impl Facts {
                 format!("is {version}: every step on an account is refused. Run 7.0 or later"),
             ),
             Err(_) => (CHECK, Verdict::Unknown, format!("is {version:?}")),
+        }
+    }
+
+    /// A replica answers what it is asked, and refuses every change.
+    fn role(&self) -> Judged {
+        const CHECK: &str = "role";
+        match self.info(CHECK) {
+            Some("master") => (CHECK, Verdict::Durable, "is a primary".into()),
+            Some(role) => (
+                CHECK,
+                Verdict::AtRisk,
+                format!("is {role}: it takes no changes. Name its primary in redis.url"),
+            ),
+            None => (CHECK, Verdict::Unknown, "INFO does not say".into()),
         }
     }
 
@@ -326,7 +340,7 @@ mod tests {
             pairs.map(|(name, value)| (name.to_string(), value.to_string())).collect()
         };
         let mut info: HashMap<_, _> = pairs(
-            "redis_version=7.0.15 aof_enabled=1 aof_last_write_status=ok aof_last_bgrewrite_status=ok \
+            "redis_version=7.0.15 role=master aof_enabled=1 aof_last_write_status=ok aof_last_bgrewrite_status=ok \
              rdb_last_bgsave_status=ok rdb_last_save_time=1 rdb_changes_since_last_save=0 \
              used_memory=10 maxmemory=100 connected_slaves=0",
         );
@@ -349,6 +363,7 @@ mod tests {
         assert_eq!(verdict(&facts(("used_memory", "11"))), Verdict::Durable);
         for change in [
             ("redis_version", "6.2.14"),
+            ("role", "slave"),
             ("aof_enabled", "0"),
             ("appendfsync", "everysec"),
             ("appendfsync", "no"),

@@ -13,8 +13,9 @@ pub struct Proxy {
     way: watch::Sender<Way>,
 }
 
-#[derive(Clone, Copy)]
 struct Way {
+    /// The socket of the Redis that new connections lead to.
+    socket: String,
     /// How much later than Redis sent it an answer arrives.
     delay: Duration,
     /// Connections from before the last cut pass nothing on.
@@ -26,10 +27,11 @@ impl Proxy {
     pub async fn before(socket: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("redis://{}", listener.local_addr().expect("an address"));
-        let (way, ways) = watch::channel(Way { delay: Duration::ZERO, cuts: 0 });
+        let (way, ways) = watch::channel(Way { socket, delay: Duration::ZERO, cuts: 0 });
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                if let Ok(redis) = UnixStream::connect(&socket).await {
+                let socket = ways.borrow().socket.clone();
+                if let Ok(redis) = UnixStream::connect(socket).await {
                     tokio::spawn(connection(client, redis, ways.clone()));
                 }
             }
@@ -51,6 +53,12 @@ impl Proxy {
     /// route or a machine without power looks like. New ones can be made.
     pub fn cut(&self) {
         self.way.send_modify(|way| way.cuts += 1);
+    }
+
+    /// New connections lead to another Redis, those that there are stay: what a name that moves to
+    /// another machine looks like.
+    pub fn lead_to(&self, socket: String) {
+        self.way.send_modify(|way| way.socket = socket);
     }
 }
 
