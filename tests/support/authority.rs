@@ -25,9 +25,14 @@ impl Authority {
 
     /// A certificate for a name, in `NAME.pem` and `NAME.key`.
     pub fn sign(&self, name: &str) -> Identity {
+        self.sign_for(name, &format!("DNS:{name}"))
+    }
+
+    /// The same, for whatever OpenSSL calls a `subjectAltName`.
+    pub fn sign_for(&self, name: &str, alternative: &str) -> Identity {
         self.openssl(&format!(
             "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} \
-             -addext subjectAltName=DNS:{name} -keyout {name}.key -out {name}.csr"
+             -addext subjectAltName={alternative} -keyout {name}.key -out {name}.csr"
         ));
         self.openssl(&format!(
             "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \

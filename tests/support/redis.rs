@@ -49,6 +49,67 @@ fn cli(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// How several Redis and their clients speak with each other.
+#[derive(Clone)]
+enum Transport {
+    Plain,
+    /// With a certificate, its key, and the authority that signed it.
+    Tls([String; 3]),
+}
+
+impl Transport {
+    /// TLS, with a certificate for the address that nodes tell each other and their clients.
+    fn tls(authority: &Authority) -> Self {
+        authority.sign_for("node", "IP:127.0.0.1");
+        Self::Tls(["node.pem", "node.key", "ca.pem"].map(|file| authority.path(file)))
+    }
+
+    /// What a URL's scheme begins with.
+    fn scheme(&self) -> &str {
+        match self {
+            Self::Plain => "redis",
+            Self::Tls(_) => "rediss",
+        }
+    }
+
+    /// The settings of a Redis that listens on a port and speaks so with the others.
+    fn settings(&self, port: u16) -> Vec<[String; 2]> {
+        let port = port.to_string();
+        let settings = match self {
+            Self::Plain => vec![["port", &port]],
+            Self::Tls([certificate, key, authority]) => vec![
+                ["port", "0"],
+                ["tls-port", &port],
+                ["tls-cert-file", certificate],
+                ["tls-key-file", key],
+                ["tls-ca-cert-file", authority],
+                ["tls-auth-clients", "no"],
+                ["tls-replication", "yes"],
+                ["tls-cluster", "yes"],
+            ],
+        };
+        let settings = [settings, vec![["bind", "127.0.0.1"]]].concat();
+        settings.into_iter().map(|setting| setting.map(str::to_string)).collect()
+    }
+
+    /// The same for a command line.
+    fn arguments(&self, port: u16) -> Vec<String> {
+        self.settings(port)
+            .into_iter()
+            .flat_map(|[name, value]| [format!("--{name}"), value])
+            .collect()
+    }
+
+    fn cli(&self, port: u16, arguments: &[&str]) -> String {
+        let port = port.to_string();
+        let there = match self {
+            Self::Plain => vec!["-p", &port],
+            Self::Tls([_, _, authority]) => vec!["-p", &port, "--tls", "--cacert", authority],
+        };
+        cli(&[&there, arguments].concat())
+    }
+}
+
 /// A Redis of its own, on a Unix socket, that keeps everything it acknowledged.
 pub struct Redis {
     directory: TempDir,
@@ -144,37 +205,38 @@ impl Drop for Redis {
 /// A Redis Cluster of three primaries on loopback.
 pub struct Cluster {
     nodes: Vec<Node>,
+    transport: Transport,
 }
 
 struct Node {
     directory: TempDir,
     port: u16,
     bus_port: u16,
+    transport: Transport,
     child: Child,
 }
 
 impl Node {
-    fn start() -> Self {
+    fn start(transport: Transport) -> Self {
         let directory = tempfile::Builder::new().prefix("i2t").tempdir().unwrap();
         let (port, bus_port) = (free_port(), free_port());
-        let child = Self::launch(directory.path(), port, bus_port);
-        Self { directory, port, bus_port, child }
+        let child = Self::launch(directory.path(), port, bus_port, &transport);
+        Self { directory, port, bus_port, transport, child }
     }
 
-    fn launch(directory: &Path, port: u16, bus_port: u16) -> Child {
-        let (port, bus) = (port.to_string(), bus_port.to_string());
+    fn launch(directory: &Path, port: u16, bus_port: u16, transport: &Transport) -> Child {
+        let bus = bus_port.to_string();
         let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus];
         let timeout = ["--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no"];
-        let child = server(
-            directory,
-            &[&["--port", &port, "--bind", "127.0.0.1"], &cluster[..], &timeout[..]].concat(),
-        );
-        wait_until("redis-server answers", || cli(&["-p", &port, "ping"]).trim() == "PONG");
+        let listen = transport.arguments(port);
+        let listen: Vec<_> = listen.iter().map(String::as_str).collect();
+        let child = server(directory, &[&listen, &cluster[..], &timeout[..]].concat());
+        wait_until("redis-server answers", || transport.cli(port, &["ping"]).trim() == "PONG");
         child
     }
 
     fn cli(&self, arguments: &[&str]) -> String {
-        cli(&[&["-p", &self.port.to_string()], arguments].concat())
+        self.transport.cli(self.port, arguments)
     }
 }
 
@@ -187,7 +249,16 @@ impl Drop for Node {
 
 impl Cluster {
     pub fn start() -> Self {
-        let nodes: Vec<_> = (0..3).map(|_| Node::start()).collect();
+        Self::start_with(Transport::Plain)
+    }
+
+    /// One whose nodes speak TLS with their clients and with each other.
+    pub fn start_with_tls(authority: &Authority) -> Self {
+        Self::start_with(Transport::tls(authority))
+    }
+
+    fn start_with(transport: Transport) -> Self {
+        let nodes: Vec<_> = (0..3).map(|_| Node::start(transport.clone())).collect();
         for (index, node) in nodes.iter().enumerate() {
             let (first, last) = (index * 16384 / 3, (index + 1) * 16384 / 3 - 1);
             node.cli(&["cluster", "set-config-epoch", &(index + 1).to_string()]);
@@ -195,7 +266,7 @@ impl Cluster {
             let (port, bus) = (nodes[0].port.to_string(), nodes[0].bus_port.to_string());
             node.cli(&["cluster", "meet", "127.0.0.1", &port, &bus]);
         }
-        let cluster = Self { nodes };
+        let cluster = Self { nodes, transport };
         cluster.wait_until_whole();
         cluster
     }
@@ -212,7 +283,7 @@ impl Cluster {
     }
 
     pub fn url(&self) -> String {
-        format!("redis-cluster://127.0.0.1:{}", self.nodes[0].port)
+        format!("{}-cluster://127.0.0.1:{}", self.transport.scheme(), self.nodes[0].port)
     }
 
     /// Empties the script cache of every node.
@@ -227,7 +298,8 @@ impl Cluster {
         for node in &mut self.nodes {
             node.child.kill().unwrap();
             node.child.wait().unwrap();
-            node.child = Node::launch(node.directory.path(), node.port, node.bus_port);
+            node.child =
+                Node::launch(node.directory.path(), node.port, node.bus_port, &self.transport);
         }
         self.wait_until_whole();
     }
@@ -300,29 +372,45 @@ pub struct Sentinels {
     primary: Child,
     others: Vec<Child>,
     ports: Vec<u16>,
+    transport: Transport,
     _directories: Vec<TempDir>,
 }
 
 impl Sentinels {
     pub fn start() -> Self {
+        Self::start_with(Transport::Plain)
+    }
+
+    /// All of them speak TLS with their clients and with each other.
+    pub fn start_with_tls(authority: &Authority) -> Self {
+        Self::start_with(Transport::tls(authority))
+    }
+
+    fn start_with(transport: Transport) -> Self {
         let directories: Vec<_> =
             (0..5).map(|_| tempfile::Builder::new().prefix("i2t").tempdir().unwrap()).collect();
         let ports: Vec<_> = (0..5).map(|_| free_port()).collect();
-        let texts: Vec<String> = ports.iter().map(u16::to_string).collect();
-        let primary = server(directories[0].path(), &["--port", &texts[0]]);
-        wait_until("the primary answers", || cli(&["-p", &texts[0], "ping"]).trim() == "PONG");
-        let replica_of = format!("127.0.0.1 {}", texts[0]);
-        let replica = ["--port", texts[1].as_str(), "--replicaof", &replica_of];
-        let mut others = vec![server(directories[1].path(), &replica)];
+        let redis = |directory: &TempDir, port: u16, more: &[&str]| {
+            let listen = transport.arguments(port);
+            let listen: Vec<_> = listen.iter().map(String::as_str).collect();
+            server(directory.path(), &[&listen, more].concat())
+        };
+        let primary = redis(&directories[0], ports[0], &[]);
+        wait_until("the primary answers", || transport.cli(ports[0], &["ping"]).trim() == "PONG");
+        let replica_of = format!("127.0.0.1 {}", ports[0]);
+        let mut others = vec![redis(&directories[1], ports[1], &["--replicaof", &replica_of])];
         wait_until("the replica follows", || {
-            cli(&["-p", &texts[1], "info", "replication"]).contains("master_link_status:up")
+            let replication = transport.cli(ports[1], &["info", "replication"]);
+            replication.contains("master_link_status:up")
         });
-        for (directory, port) in directories.iter().zip(&texts).skip(2) {
+        for (directory, port) in directories.iter().zip(&ports).skip(2) {
+            let listen: String =
+                transport.settings(*port).iter().map(|setting| setting.join(" ") + "\n").collect();
             let settings = format!(
-                "port {port}\nbind 127.0.0.1\nsentinel monitor accounts 127.0.0.1 {} 2\n\
+                "{listen}sentinel monitor accounts 127.0.0.1 {} 2\n\
                  sentinel down-after-milliseconds accounts 1000\n\
                  sentinel failover-timeout accounts 5000\n",
-                texts[0]
+                ports[0]
             );
             let path = directory.path().join("sentinel.conf");
             std::fs::write(&path, settings).unwrap();
@@ -331,8 +419,8 @@ impl Sentinels {
             others.push(spawn(command));
         }
         wait_until("the Sentinels know all", || {
-            texts[2..].iter().all(|port| {
-                let known = cli(&["-p", port, "sentinel", "master", "accounts"]);
+            ports[2..].iter().all(|port| {
+                let known = transport.cli(*port, &["sentinel", "master", "accounts"]);
                 let known: Vec<_> = known.lines().collect();
                 let number = |name| {
                     let at = known.iter().position(|line| *line == name)?;
@@ -341,14 +429,15 @@ impl Sentinels {
                 number("num-slaves") == Some(1) && number("num-other-sentinels") == Some(2)
             })
         });
-        Self { primary, others, ports, _directories: directories }
+        Self { primary, others, ports, transport, _directories: directories }
     }
 
     pub fn url(&self) -> String {
         let [_, _, first, second, third] = self.ports[..] else { unreachable!("five ports") };
         format!(
-            "redis-sentinel://127.0.0.1:{first}?node=127.0.0.1:{second}&node=127.0.0.1:{third}\
-             &sentinelServiceName=accounts"
+            "{}-sentinel://127.0.0.1:{first}?node=127.0.0.1:{second}&node=127.0.0.1:{third}\
+             &sentinelServiceName=accounts",
+            self.transport.scheme()
         )
     }
 
