@@ -251,6 +251,7 @@ mod tests {
         assert!(message("ocr.workers", "-1").contains("ocr.workers"));
         assert!(message("telemetry.log_format", "xml").contains("telemetry.log_format"));
         assert!(message("ocr.image_bytes_max", "0").contains("must be at least"));
+        assert!(message("ocr.image_side_pixels_max", "32001").contains("at most 32000"));
         assert!(message("server.listen", "nowhere").contains("server.listen"));
         assert!(message("telemetry.trace_sampling_ratio", "1.5").contains("from 0 to 1"));
         assert!(message("telemetry.otlp_endpoint", "localhost:4317").contains("otlp_endpoint"));

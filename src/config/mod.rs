@@ -10,6 +10,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ocr::engine::SIDE_PIXELS_MAX;
+
 /// All settings of a server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -39,6 +41,10 @@ impl Config {
         }
         if ocr.languages_default.is_empty() {
             violations.push(("ocr.languages_default", "must name a language".into()));
+        }
+        if ocr.image_side_pixels_max > SIDE_PIXELS_MAX {
+            let message = format!("must be at most {SIDE_PIXELS_MAX}");
+            violations.push(("ocr.image_side_pixels_max", message));
         }
         if !telemetry.http_listen.is_empty() && telemetry.http_listen.parse::<SocketAddr>().is_err()
         {
@@ -313,7 +319,7 @@ pub struct Ocr {
     pub image_bytes_max: usize,
     /// The largest picture, width times height.
     pub image_pixels_max: u64,
-    /// The longest side of a picture, in pixels. Tesseract itself refuses more than 32,767.
+    /// The longest side of a picture, in pixels: at most 32,000, which is what Tesseract can take.
     pub image_side_pixels_max: u32,
     /// How many calls may wait for a worker.
     pub queue_max: usize,
@@ -347,7 +353,7 @@ impl Default for Ocr {
             tessdata_dir: PathBuf::new(),
             image_bytes_max: 20 << 20,
             image_pixels_max: 100_000_000,
-            image_side_pixels_max: 32_767,
+            image_side_pixels_max: SIDE_PIXELS_MAX,
             queue_max: 64,
             page_ms_max: 60_000,
             call_ms_max: 120_000,

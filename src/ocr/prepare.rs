@@ -7,6 +7,7 @@ use image::imageops::{self, FilterType};
 use image::{GrayImage, Luma};
 use serde::{Deserialize, Serialize};
 
+use super::engine::SIDE_PIXELS_MAX;
 use super::geometry::{Affine, Rect, Turn};
 
 /// What may be done to a picture. All by default.
@@ -82,6 +83,9 @@ const HUGE_TEXT_PIXELS: f32 = 80.0;
 const REDUCED_TEXT_PIXELS: f32 = 45.0;
 /// The largest picture that is made larger: beyond it the memory is not worth it.
 const UPSCALED_PIXELS_MAX: u64 = 12_000_000;
+/// The largest picture that is made of one whose lines climb: it grows with the angle, a strip many
+/// times.
+const LEVELLED_PIXELS_MAX: u64 = 100_000_000;
 /// Lines that climb less than this are left alone: Tesseract follows them by itself, and every
 /// resampling costs sharpness.
 const SKEW_DEGREES_MIN: f32 = 1.5;
@@ -128,8 +132,9 @@ pub fn prepare(sent: &GrayImage, turn: Turn, allowed: Preparation) -> Prepared {
         }
         if allowed.deskew {
             skew_degrees = ink.skew_degrees();
-            if skew_degrees.abs() >= SKEW_DEGREES_MIN {
-                let (level, back) = level(&image, skew_degrees);
+            if skew_degrees.abs() >= SKEW_DEGREES_MIN
+                && let Some((level, back)) = level(&image, skew_degrees)
+            {
                 image = level;
                 to_sent = back.then(to_sent);
             }
@@ -167,18 +172,24 @@ const LINE_LETTER_HEIGHTS: f32 = 4.0;
 
 /// By which factor to stretch a picture whose letters are so high.
 fn scale(image: &GrayImage, letter_height: f32, allowed: Preparation) -> f32 {
-    let doubled_pixels = u64::from(image.width()) * u64::from(image.height()) * 4;
+    let can_double = fits(image.width() * 2, image.height() * 2, UPSCALED_PIXELS_MAX);
     let small = match is_line(image, letter_height) {
         true => SMALL_LINE_PIXELS,
         false => SMALL_TEXT_PIXELS,
     };
-    if letter_height < small && doubled_pixels <= UPSCALED_PIXELS_MAX && allowed.upscale {
+    if letter_height < small && can_double && allowed.upscale {
         2.0
     } else if letter_height > HUGE_TEXT_PIXELS && allowed.downscale {
         REDUCED_TEXT_PIXELS / letter_height
     } else {
         1.0
     }
+}
+
+/// Whether a picture of this size may be made for Tesseract.
+fn fits(width: u32, height: u32, pixels_max: u64) -> bool {
+    let pixels = u64::from(width) * u64::from(height);
+    width.max(height) <= SIDE_PIXELS_MAX && pixels <= pixels_max
 }
 
 fn is_line(image: &GrayImage, letter_height: f32) -> bool {
@@ -192,21 +203,24 @@ fn resize(image: &GrayImage, factor: f32) -> GrayImage {
     imageops::resize(image, width, height, FilterType::CatmullRom)
 }
 
-/// Turns a picture whose lines climb by some degrees so that they are level. Gives the way back,
-/// too.
-fn level(image: &GrayImage, climb_degrees: f32) -> (GrayImage, Affine) {
+/// Turns a picture whose lines climb by some degrees so that they are level, unless that would be
+/// too large. Gives the way back, too.
+fn level(image: &GrayImage, climb_degrees: f32) -> Option<(GrayImage, Affine)> {
     let radians = f64::from(climb_degrees).to_radians();
     let (sin, cos) = (radians.sin().abs(), radians.cos());
     let (width, height) = (f64::from(image.width()), f64::from(image.height()));
     let wide = (width * cos + height * sin).ceil();
     let high = (width * sin + height * cos).ceil();
+    if !fits(wide as u32, high as u32, LEVELLED_PIXELS_MAX) {
+        return None;
+    }
     let back = Affine::rotate(-radians, (wide / 2.0, high / 2.0), (width / 2.0, height / 2.0));
     let paper = Luma([paper(image)]);
     let level = GrayImage::from_fn(wide as u32, high as u32, |x, y| {
         let (x, y) = back.point(f64::from(x) + 0.5, f64::from(y) + 0.5);
         imageops::interpolate_bilinear(image, (x - 0.5) as f32, (y - 0.5) as f32).unwrap_or(paper)
     });
-    (level, back)
+    Some((level, back))
 }
 
 /// The most frequent shade of the lighter half.
