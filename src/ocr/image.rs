@@ -81,11 +81,11 @@ pub fn check(bytes: &[u8], settings: &config::Ocr) -> Result<(), Violation> {
 }
 
 fn format(bytes: &[u8]) -> Option<Format> {
-    if pdf::is_pdf(bytes) {
-        return Some(Format::Pdf);
+    // A picture first: what makes a file a PDF may stand within the comments of one.
+    match image::guess_format(bytes) {
+        Ok(format) if FORMATS.contains(&format) => Some(Format::Picture(format)),
+        _ => pdf::is_pdf(bytes).then_some(Format::Pdf),
     }
-    let format = image::guess_format(bytes).ok().filter(|format| FORMATS.contains(format))?;
-    Some(Format::Picture(format))
 }
 
 /// Why a page could not be had from a file.
