@@ -98,6 +98,58 @@ async fn a_page_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
+async fn a_document_of_more_pages_than_a_call_may_have_is_read_in_parts() {
+    let server = Server::with([("ocr.document_pages_max", "2")]);
+    let file = picture::tiff(&WORDS.map(|words| picture::text(&[words], 40)));
+    let status = document(&server, header("42"), &file).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let details = status.get_error_details();
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "header.last_page");
+    assert_eq!(spent(&server.account("42").await), 0);
+
+    let path = server.data_dir().join("document.tiff");
+    std::fs::write(&path, &file).unwrap();
+    let part = |pages| {
+        server.command(["recognize", path.to_str().unwrap(), "--user", "42", "--pages", pages])
+    };
+    let output = part("3-4");
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let pages: Vec<&str> = text.split_terminator('\u{c}').map(str::trim).collect();
+    assert_eq!(pages, WORDS[2..]);
+    assert_eq!(spent(&server.account("42").await), 2);
+    assert_eq!(part("2-4").status.code(), Some(3), "more than a call may have");
+    assert_eq!(part("4-3").status.code(), Some(2), "no range");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_with_everything_at_once_leaves_room_for_another() {
+    const CALLS: usize = 8;
+    let server = Server::with([("ocr.workers", "1"), ("ocr.queue_max", "4")]);
+    server.redis_cli(&["HSET", "sub:user:greedy", "extra_remaining", "1000"]);
+    let page = picture::dense_page();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..CALLS {
+        let mut client = server.recognize().await;
+        let request = recognize_request("greedy", page.clone());
+        calls.spawn(async move { client.recognize(request).await.map(drop) });
+    }
+    // One is worked on; of four places in the queue two are taken.
+    for _ in 0..CALLS - 3 {
+        let status = calls.join_next().await.unwrap().unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(status.get_error_details().error_info().unwrap().reason, "OVERLOADED");
+    }
+    let request = recognize_request("modest", picture::line("Just one"));
+    let answer = server.recognize().await.recognize(request).await.unwrap().into_inner();
+    assert_eq!(answer.text.trim(), "Just one");
+    while let Some(call) = calls.join_next().await {
+        call.unwrap().expect("it had its place");
+    }
+    assert_eq!(spent(&server.account("greedy").await), 3);
+}
+
+#[tokio::test]
 async fn each_picture_of_a_stream_gets_its_own_answer() {
     let server = Server::start();
     let item = |(id, image): (&str, Vec<u8>)| RecognizeStreamRequest {

@@ -1,4 +1,4 @@
-//! Every page of a document, as `img2text recognize --all-pages` reads them.
+//! The pages of a document, as `img2text recognize --all-pages` and `--pages` read them.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use futures::stream;
 use indicatif::ProgressBar;
 use tonic_types::pb;
-use uuid::Uuid;
 
 use super::client::describe;
 use super::recognize::Bill;
@@ -24,18 +23,11 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub(super) async fn recognize(
     client: &mut RecognizeServiceClient<super::client::Connection>,
     file: &Path,
-    user: &str,
-    languages: &[String],
+    header: DocumentHeader,
     progress: &ProgressBar,
     bill: &mut Bill,
 ) -> Result<()> {
     let bytes = bytes::Bytes::from(std::fs::read(file).context("cannot be read")?);
-    let header = DocumentHeader {
-        user_id: user.to_string(),
-        request_id: Some(Uuid::new_v4().to_string()),
-        languages: languages.to_vec(),
-        ..Default::default()
-    };
     let chunks = (0..bytes.len())
         .step_by(CHUNK_BYTES)
         .map(move |start| Piece::Chunk(bytes.slice(start..bytes.len().min(start + CHUNK_BYTES))));
@@ -46,7 +38,6 @@ pub(super) async fn recognize(
     while let Some(RecognizeDocumentResponse { page, page_count, result }) =
         answers.message().await?
     {
-        pages = page_count;
         progress.set_length(page_count.into());
         progress.set_position(page.into());
         let say = |what: &str| {
@@ -56,12 +47,14 @@ pub(super) async fn recognize(
             Some(PageResult::Recognized(response)) => {
                 response.warnings.iter().for_each(|warning| say(warning));
                 bill.add(&response);
+                pages += 1;
                 progress.suspend(|| print(&response.text))?;
             }
             Some(PageResult::Error(status)) => {
                 let status = to_status(status);
                 say(&describe(&status));
                 failed.push(status.code());
+                pages += 1;
             }
             Some(PageResult::Output(_)) | None => {}
         }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{IsTerminal, Write, stdout};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -13,7 +14,8 @@ use uuid::Uuid;
 use super::{Failure, client, document};
 use crate::grpc::proto::recognize_service_client::RecognizeServiceClient;
 use crate::grpc::proto::{
-    Buckets, ChargeState, OutputFormat, RecognizeOptions, RecognizeRequest, RecognizeResponse,
+    Buckets, ChargeState, DocumentHeader, OutputFormat, RecognizeOptions, RecognizeRequest,
+    RecognizeResponse,
 };
 
 /// How often a picture is sent whose call got no answer. Sending it again is safe: its request id
@@ -38,6 +40,10 @@ pub struct Args {
     /// Every page of each file, a form feed after each; each costs a request
     #[arg(long, conflicts_with_all = ["page", "format"])]
     all_pages: bool,
+    /// These pages of each file, as in 3-7, a form feed after each; each costs a request
+    #[arg(long, value_name = "FIRST-LAST", value_parser = page_range)]
+    #[arg(conflicts_with_all = ["page", "format", "all_pages"])]
+    pages: Option<RangeInclusive<u32>>,
     /// What to print
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -72,19 +78,46 @@ impl Format {
     }
 }
 
+impl Args {
+    /// Whether whole documents are read, or parts of them, and not one page of each file.
+    fn is_of_documents(&self) -> bool {
+        self.all_pages || self.pages.is_some()
+    }
+
+    /// What to do with each document.
+    fn header(&self) -> DocumentHeader {
+        DocumentHeader {
+            user_id: self.user.clone(),
+            request_id: Some(Uuid::new_v4().to_string()),
+            languages: self.lang.clone(),
+            first_page: self.pages.as_ref().map(|pages| *pages.start()),
+            last_page: self.pages.as_ref().map(|pages| *pages.end()),
+            options: None,
+        }
+    }
+}
+
+fn page_range(text: &str) -> Result<RangeInclusive<u32>, String> {
+    let range = text.split_once('-').and_then(|(first, last)| {
+        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        (1..=last).contains(&first).then_some(first..=last)
+    });
+    range.ok_or_else(|| "name the first page and the last, as in 3-7".into())
+}
+
 /// Recognises each picture; one that fails does not stop the others.
 pub async fn run(args: Args) -> Result<()> {
     let mut client = RecognizeServiceClient::new(args.server.connect().await?)
         .max_decoding_message_size(usize::MAX);
     let several = args.files.len() > 1;
     // Of the pages of a document it has a bar of its own.
-    let progress = progress(if args.all_pages { 0 } else { args.files.len() });
+    let progress = progress(if args.is_of_documents() { 0 } else { args.files.len() });
     let (mut bill, mut failures) = (Bill::default(), Vec::new());
     for file in &args.files {
         progress.set_message(file.display().to_string());
         let pages_before = bill.pages;
-        let outcome = match args.all_pages {
-            true => read_all(&mut client, file, &args, &mut bill).await,
+        let outcome = match args.is_of_documents() {
+            true => read_pages(&mut client, file, &args, &mut bill).await,
             false => read_page(&mut client, file, &args, &progress, &mut bill).await,
         };
         if let Err(error) = outcome {
@@ -133,9 +166,9 @@ async fn read_page(
     })
 }
 
-/// Reads every page of a file, and prints each. One that fails is told of at once and does not stop
-/// the others.
-async fn read_all(
+/// Reads the pages of a file that were asked for, and prints each. One that fails is told of at once
+/// and does not stop the others.
+async fn read_pages(
     client: &mut RecognizeServiceClient<client::Connection>,
     file: &Path,
     args: &Args,
@@ -144,7 +177,7 @@ async fn read_all(
     // How many pages there are is known with the first answer.
     let progress = progress(2);
     progress.set_message(file.display().to_string());
-    document::recognize(client, file, &args.user, &args.lang, &progress, bill).await?;
+    document::recognize(client, file, args.header(), &progress, bill).await?;
     progress.finish_and_clear();
     Ok(())
 }

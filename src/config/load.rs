@@ -252,6 +252,7 @@ mod tests {
         assert!(message("telemetry.log_format", "xml").contains("telemetry.log_format"));
         assert!(message("ocr.image_bytes_max", "0").contains("must be at least"));
         assert!(message("ocr.image_side_pixels_max", "32001").contains("at most 32000"));
+        assert!(message("ocr.caller_share_percent", "101").contains("at most 100"));
         assert!(message("server.listen", "nowhere").contains("server.listen"));
         assert!(message("telemetry.trace_sampling_ratio", "1.5").contains("from 0 to 1"));
         assert!(message("telemetry.otlp_endpoint", "localhost:4317").contains("otlp_endpoint"));

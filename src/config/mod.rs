@@ -42,10 +42,6 @@ impl Config {
         if ocr.languages_default.is_empty() {
             violations.push(("ocr.languages_default", "must name a language".into()));
         }
-        if ocr.image_side_pixels_max > SIDE_PIXELS_MAX {
-            let message = format!("must be at most {SIDE_PIXELS_MAX}");
-            violations.push(("ocr.image_side_pixels_max", message));
-        }
         if !telemetry.http_listen.is_empty() && telemetry.http_listen.parse::<SocketAddr>().is_err()
         {
             let message = "must be an IP address and a port, as in 127.0.0.1:9090".to_string();
@@ -77,7 +73,7 @@ impl Config {
                            rediss-sentinel://";
             violations.push(("redis.tls_ca_file", message.into()));
         }
-        let least: [(_, u64, u64); 27] = [
+        let least: [(_, u64, u64); 30] = [
             ("server.connections_max", server.connections_max as u64, 1),
             ("server.streams_max", server.streams_max.into(), 1),
             // A picture must fit in.
@@ -109,12 +105,22 @@ impl Config {
             ("ocr.call_ms_max", ocr.call_ms_max, 1),
             ("ocr.worker_pages_max", ocr.worker_pages_max, 1),
             ("ocr.in_flight_bytes_max", ocr.in_flight_bytes_max as u64, 1),
+            ("ocr.caller_share_percent", ocr.caller_share_percent, 1),
+            ("ocr.document_pages_max", ocr.document_pages_max.into(), 1),
+            ("ocr.engines_data_bytes_max", ocr.engines_data_bytes_max, 1),
             ("ocr.stream_in_flight_max", ocr.stream_in_flight_max as u64, 1),
             ("ocr.reply_bytes_max", ocr.reply_bytes_max as u64, 1),
         ];
         let too_small = least.into_iter().filter(|(_, value, least)| value < least);
         violations
             .extend(too_small.map(|(name, _, least)| (name, format!("must be at least {least}"))));
+        let most: [(_, u64, u64); 2] = [
+            ("ocr.image_side_pixels_max", ocr.image_side_pixels_max.into(), SIDE_PIXELS_MAX.into()),
+            ("ocr.caller_share_percent", ocr.caller_share_percent, 100),
+        ];
+        let too_large = most.into_iter().filter(|(_, value, most)| value > most);
+        violations
+            .extend(too_large.map(|(name, _, most)| (name, format!("must be at most {most}"))));
         violations
     }
 }
@@ -339,8 +345,19 @@ pub struct Ocr {
     pub worker_pages_max: u64,
     /// How many bytes of files may wait or be worked on, in all.
     pub in_flight_bytes_max: usize,
+    /// Which share of `ocr.queue_max` and of `ocr.in_flight_bytes_max` one caller may take, in
+    /// percent, so that one who comes with everything at once leaves room for the others. A caller
+    /// is who shows a token or a certificate; where nobody has to, the user.
+    pub caller_share_percent: u64,
     /// How many pictures of one streaming call may wait or be worked on at once.
     pub stream_in_flight_max: usize,
+    /// How many pages of a document one call may ask for. A longer one is read in parts, by its
+    /// first and last page.
+    pub document_pages_max: u32,
+    /// How many bytes of language data a worker keeps in warm engines, one for each set of
+    /// languages: those that were not used for longest make room. An engine takes two to four times
+    /// as much memory as its data have bytes, measured with English and Russian.
+    pub engines_data_bytes_max: u64,
     /// The largest reply to Recognize, in bytes; clients refuse 4 MiB unless told otherwise.
     pub reply_bytes_max: usize,
 }
@@ -362,7 +379,10 @@ impl Default for Ocr {
             worker_isolation: true,
             worker_pages_max: 5_000,
             in_flight_bytes_max: 256 << 20,
+            caller_share_percent: 50,
             stream_in_flight_max: 8,
+            document_pages_max: 1_000,
+            engines_data_bytes_max: 64 << 20,
             reply_bytes_max: 3 << 20,
         }
     }

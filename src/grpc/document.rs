@@ -103,8 +103,8 @@ impl Document {
         })
     }
 
-    /// The pages that were asked for, of so many.
-    pub(super) fn pages(&self, count: u32) -> Result<RangeInclusive<u32>, Status> {
+    /// The pages that were asked for, of so many; at most `pages_max`.
+    pub(super) fn pages(&self, count: u32, pages_max: u32) -> Result<RangeInclusive<u32>, Status> {
         let last = self.last_page.unwrap_or(count);
         if self.first_page < 1 || self.first_page > count {
             let description = format!("must be 1 to {count}: so many pages has the document");
@@ -112,6 +112,14 @@ impl Document {
         }
         if last < self.first_page || last > count {
             let description = format!("must be {} to {count}", self.first_page);
+            return Err(wrong("header.last_page", description));
+        }
+        if last - self.first_page >= pages_max {
+            let description = format!(
+                "makes {} pages; one call may ask for {pages_max}: ask for a document of {count} in \
+                 parts, by their first and last page",
+                last - self.first_page + 1,
+            );
             return Err(wrong("header.last_page", description));
         }
         Ok(self.first_page..=last)

@@ -24,9 +24,6 @@ use crate::recognition::{self, Recognizer};
 /// What charge and account take of a reply, at most.
 const CHARGE_BYTES_MAX: usize = 1 << 10;
 
-/// How many times longer than one picture a document may take.
-const DOCUMENT_CALLS_MAX: u32 = 1_000;
-
 /// The answers of a streaming call.
 type Answers<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -42,7 +39,7 @@ impl Service {
     /// How long a document may take in all if its caller does not say: each of its pages has its
     /// own limit.
     pub(super) fn document_time_max(&self) -> Duration {
-        self.call_time_max * DOCUMENT_CALLS_MAX
+        self.call_time_max * self.recognizer.pool().settings().document_pages_max
     }
 
     /// A service on the given recogniser.
@@ -86,15 +83,15 @@ impl RecognizeService for Service {
     ) -> Result<Response<Self::RecognizeDocumentStream>, Status> {
         let service = self.acting_for(&request);
         let deadline = timeout(request.metadata().as_ref()).map(|allowed| Instant::now() + allowed);
-        let bytes_max = self.recognizer.pool().settings().image_bytes_max;
-        let upload = document::receive(request.into_inner(), bytes_max);
+        let settings = self.recognizer.pool().settings();
+        let upload = document::receive(request.into_inner(), settings.image_bytes_max);
         let arrives_until = self.deadline_within(deadline);
         let upload = tokio::time::timeout_at(arrives_until.into(), upload).await;
         let upload = upload.map_err(|_| Status::from(ocr::Error::DeadlineExceeded))??;
         let document = document::Document::new(upload, deadline, self)?;
         let counting = recognition::Request { deadline: arrives_until, ..document.page(1) };
         let pages = self.recognizer.count_pages(&counting).await?;
-        let range = document.pages(pages)?;
+        let range = document.pages(pages, settings.document_pages_max)?;
         let at_once = self.recognizer.pool().workers();
         let this_call = call::current();
         let answers = stream::iter(range)

@@ -61,25 +61,23 @@ impl Engine {
 
     /// The languages that are installed.
     pub fn languages(&self) -> Vec<String> {
-        // SAFETY: the handle is live and initialised; the array is ours until it is deleted.
+        // SAFETY: the handle is live and initialised.
         let array = unsafe { sys::TessBaseAPIGetAvailableLanguagesAsVector(self.handle.as_ptr()) };
-        let mut languages = Vec::new();
-        if array.is_null() {
-            return languages;
-        }
-        for index in 0.. {
-            // SAFETY: the array ends with a null, which is where the loop ends.
-            let name = unsafe { *array.add(index) };
-            if name.is_null() {
-                break;
-            }
-            // SAFETY: every entry before the null is a string that ends with a zero.
-            languages.push(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned());
-        }
-        // SAFETY: the array came from Tesseract and is not used afterwards.
-        unsafe { sys::TessDeleteTextArray(array) };
+        let mut languages = take_texts(array);
         languages.sort();
         languages
+    }
+
+    /// How many bytes the data have that it has loaded: those of its languages, and of others that
+    /// they need.
+    pub fn data_bytes(&self) -> u64 {
+        // SAFETY: the handle is live and initialised.
+        let array = unsafe { sys::TessBaseAPIGetLoadedLanguagesAsVector(self.handle.as_ptr()) };
+        let directory = self.data_dir();
+        let files = take_texts(array).into_iter().filter_map(|language| {
+            std::fs::metadata(directory.join(format!("{language}.traineddata"))).ok()
+        });
+        files.map(|file| file.len()).sum()
     }
 
     /// Where its data are.
@@ -377,6 +375,26 @@ impl Drop for Engine {
         // SAFETY: the handle is live, and nobody uses it afterwards.
         unsafe { sys::TessBaseAPIDelete(self.handle.as_ptr()) };
     }
+}
+
+/// The texts of an array that Tesseract gives away.
+fn take_texts(array: *mut *mut c_char) -> Vec<String> {
+    let mut texts = Vec::new();
+    if array.is_null() {
+        return texts;
+    }
+    for index in 0.. {
+        // SAFETY: the array ends with a null, which is where the loop ends.
+        let text = unsafe { *array.add(index) };
+        if text.is_null() {
+            break;
+        }
+        // SAFETY: every entry before the null is a string that ends with a zero.
+        texts.push(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned());
+    }
+    // SAFETY: the array came from Tesseract and is not used afterwards.
+    unsafe { sys::TessDeleteTextArray(array) };
+    texts
 }
 
 /// Takes over a text that Tesseract gave.

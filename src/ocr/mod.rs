@@ -16,6 +16,7 @@
 //! - [`output`]: a page as hOCR, ALTO, TSV or PDF.
 //! - [`wire`]: how a server and its workers talk.
 //! - [`worker`]: the child process.
+//! - `room`: how much may wait, in all and of one caller.
 //! - `turns`: which caller is next.
 //! - `phases`: what a worker did with a page, and when.
 //! - `sandbox`: as little of the system as a worker needs.
@@ -32,6 +33,7 @@ pub mod pool;
 pub mod prepare;
 pub mod recognizer;
 mod resolution;
+mod room;
 mod sandbox;
 mod script;
 mod tiff;

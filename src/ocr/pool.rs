@@ -13,9 +13,9 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::room::{Permits, Room, Size};
 use super::turns::{Turn, Turns};
 use super::wire::{self, Hello, Job, Outcome, Task};
 use super::{AUTO, Error, Options, Page, Violation, image};
@@ -46,10 +46,8 @@ struct Shared {
     settings: config::Ocr,
     workers: usize,
     languages: Vec<String>,
-    /// A permit for everybody who waits or works.
-    places: Arc<Semaphore>,
-    /// A permit for every kibibyte of the files that wait or are worked on.
-    kibibytes: Arc<Semaphore>,
+    /// For everybody who waits or works, and their files.
+    room: Arc<Room>,
     /// A turn for everybody who works.
     turns: Arc<Turns>,
     idle: Mutex<Vec<Process>>,
@@ -81,12 +79,6 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         metrics::gauge!("img2text_ocr_queue_depth").decrement(1);
     }
-}
-
-/// What a place takes of the bounded queue; given back when dropped.
-struct Permits {
-    _place: OwnedSemaphorePermit,
-    _kibibytes: OwnedSemaphorePermit,
 }
 
 /// What to do where the queue is full.
@@ -153,8 +145,7 @@ impl Pool {
         tracing::info!(workers, tesseract, languages = languages.join(" "), "recogniser runs");
         let pool = Self {
             shared: Arc::new(Shared {
-                places: Arc::new(Semaphore::new(workers + settings.queue_max)),
-                kibibytes: Arc::new(Semaphore::new(kibibytes(settings.in_flight_bytes_max))),
+                room: room(workers, &settings),
                 turns: Turns::new(workers),
                 idle: Mutex::new(vec![first]),
                 stopping: CancellationToken::new(),
@@ -227,14 +218,14 @@ impl Pool {
         when_full: WhenFull,
     ) -> Result<Place, Error> {
         let shared = &self.shared;
-        let overloaded = || Error::Overloaded { retry_after: shared.expected_wait() };
+        let overloaded = || Error::Overloaded { retry_after: shared.expected_time(caller) };
         if deadline <= Instant::now() {
             return Err(Error::DeadlineExceeded);
         }
         let permits = match when_full {
-            WhenFull::Refuse => shared.permits(file.len()).ok_or_else(overloaded)?,
+            WhenFull::Refuse => shared.room.try_take(caller, file.len()).ok_or_else(overloaded)?,
             WhenFull::Wait => tokio::select! {
-                permits = shared.permits_in_time(file.len()) => permits.ok_or_else(overloaded)?,
+                permits = shared.room.take(caller, file.len()) => permits.ok_or_else(overloaded)?,
                 () = tokio::time::sleep_until(deadline.into()) => {
                     return Err(Error::DeadlineExceeded);
                 }
@@ -243,7 +234,7 @@ impl Pool {
         };
         // A caller who would find a worker at once is let in, however little time it has: what is
         // expected of an empty queue is no reason to refuse.
-        if !shared.turns.is_free() && Instant::now() + shared.expected_wait() > deadline {
+        if !shared.turns.is_free() && Instant::now() + shared.expected_time(caller) > deadline {
             return Err(overloaded());
         }
         let (shared, caller) = (Arc::clone(shared), caller.to_string());
@@ -384,23 +375,6 @@ impl Drop for Worker {
 }
 
 impl Shared {
-    fn permits(&self, bytes: usize) -> Option<Permits> {
-        let kibibytes = Arc::clone(&self.kibibytes).try_acquire_many_owned(self.share(bytes));
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        Some(Permits { _place: place.ok()?, _kibibytes: kibibytes.ok()? })
-    }
-
-    async fn permits_in_time(&self, bytes: usize) -> Option<Permits> {
-        let place = Arc::clone(&self.places).acquire_owned().await;
-        let kibibytes = Arc::clone(&self.kibibytes).acquire_many_owned(self.share(bytes)).await;
-        Some(Permits { _place: place.ok()?, _kibibytes: kibibytes.ok()? })
-    }
-
-    /// The permits that a file takes: never more than there are, or it would wait for ever.
-    fn share(&self, bytes: usize) -> u32 {
-        kibibytes(bytes).min(kibibytes(self.settings.in_flight_bytes_max)) as u32
-    }
-
     fn idle(&self) -> MutexGuard<'_, Vec<Process>> {
         self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -410,11 +384,13 @@ impl Shared {
         Ok(process)
     }
 
-    /// How long a caller who came now would wait and work.
-    fn expected_wait(&self) -> Duration {
-        let places = self.workers + self.settings.queue_max;
-        let taken = places - self.places.available_permits().min(places);
-        let rounds = taken.div_ceil(self.workers).max(1) as u32;
+    /// How long a caller who came now would wait and be worked for.
+    fn expected_time(&self, caller: &str) -> Duration {
+        let rounds = match self.turns.is_free() {
+            true => 1,
+            // The pages that are worked on, those whose turn is before, and its own.
+            false => 1 + (self.turns.ahead_of(caller) + 1).div_ceil(self.workers) as u32,
+        };
         Duration::from_micros(self.page_time_us.load(Ordering::Relaxed)) * rounds
     }
 
@@ -426,8 +402,12 @@ impl Shared {
     }
 }
 
-fn kibibytes(bytes: usize) -> usize {
-    bytes.div_ceil(1 << 10).clamp(1, u32::MAX as usize >> 3)
+/// Room for what is worked on and for what waits. Of the waiting one caller gets its share.
+fn room(workers: usize, settings: &config::Ocr) -> Arc<Room> {
+    let all = Size { calls: workers + settings.queue_max, bytes: settings.in_flight_bytes_max };
+    let share = |of: usize| (of as u64 * settings.caller_share_percent).div_ceil(100) as usize;
+    let calls = workers + share(settings.queue_max);
+    Room::new(all, Size { calls, bytes: share(settings.in_flight_bytes_max) })
 }
 
 /// A worker process and the pipes to it. Killed when dropped.

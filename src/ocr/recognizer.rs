@@ -17,8 +17,6 @@ use super::wire::{Job, Outcome, Task};
 use super::{AUTO, Options, Segmentation, image, output};
 use crate::config;
 
-/// How many sets of languages a worker keeps warm; an engine takes 5 to 30 MB.
-const ENGINES_MAX: usize = 4;
 /// Tesseract's data for finding out which way text runs and in which script it is.
 const ORIENTATION_DATA: &str = "osd";
 /// The resolution of a page of which nothing is known, in pixels per inch.
@@ -31,9 +29,15 @@ const TURN_CONFIDENCE_MIN: f32 = 1.0;
 /// What a worker keeps between its jobs: the warm engines, by their languages.
 pub struct Recognizer<'a> {
     settings: &'a config::Ocr,
-    /// With the number of the use that was each one's last.
-    engines: HashMap<String, (u64, Engine)>,
+    engines: HashMap<String, WarmEngine>,
     uses: u64,
+}
+
+struct WarmEngine {
+    engine: Engine,
+    data_bytes: u64,
+    /// The number of the use that was its last.
+    last_use: u64,
 }
 
 /// A picture to read, and how.
@@ -210,26 +214,34 @@ impl<'a> Recognizer<'a> {
         Ok(Page { resolution_ppi, ..page(reading, &prepared, turn, grey) })
     }
 
-    /// The engine for a set of languages, made if it is not warm; the one that was not used for
-    /// longest makes room for it.
+    /// The engine for a set of languages, made if it is not warm; those that were not used for
+    /// longest make room for it.
     fn engine(&mut self, languages: &str) -> Result<&mut Engine, EngineError> {
         self.uses += 1;
         if !self.engines.contains_key(languages) {
-            if self.engines.len() >= ENGINES_MAX {
-                let oldest = self.engines.iter().min_by_key(|(_, (last_use, _))| *last_use);
-                if let Some(oldest) = oldest.map(|(languages, _)| languages.clone()) {
-                    self.engines.remove(&oldest);
-                }
-            }
             let directory = &self.settings.tessdata_dir;
             let directory: Option<&Path> =
                 if directory.as_os_str().is_empty() { None } else { Some(directory) };
             let engine = Engine::new(directory, languages)?;
-            self.engines.insert(languages.to_string(), (self.uses, engine));
+            let data_bytes = engine.data_bytes();
+            self.make_room(data_bytes);
+            let warm = WarmEngine { engine, data_bytes, last_use: self.uses };
+            self.engines.insert(languages.to_string(), warm);
         }
-        let (last_use, engine) = self.engines.get_mut(languages).expect("made just now");
-        *last_use = self.uses;
-        Ok(engine)
+        let warm = self.engines.get_mut(languages).expect("made just now");
+        warm.last_use = self.uses;
+        Ok(&mut warm.engine)
+    }
+
+    fn make_room(&mut self, data_bytes: u64) {
+        let taken = |engines: &HashMap<String, WarmEngine>| -> u64 {
+            engines.values().map(|warm| warm.data_bytes).sum()
+        };
+        while taken(&self.engines) + data_bytes > self.settings.engines_data_bytes_max {
+            let oldest = self.engines.iter().min_by_key(|(_, warm)| warm.last_use);
+            let Some(oldest) = oldest.map(|(languages, _)| languages.clone()) else { return };
+            self.engines.remove(&oldest);
+        }
     }
 }
 
@@ -302,5 +314,34 @@ impl Gathered {
         if !self.paragraphs.is_empty() {
             self.blocks.push(layout::grow::block(std::mem::take(&mut self.paragraphs)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warm(data_bytes_max: u64) -> Vec<String> {
+        let settings = config::Ocr { engines_data_bytes_max: data_bytes_max, ..Default::default() };
+        let mut recognizer = Recognizer::new(&settings);
+        for languages in ["eng", "rus", "eng+rus", "eng", "rus+eng"] {
+            recognizer.engine(languages).unwrap_or_else(|error| panic!("{languages}: {error}"));
+        }
+        let mut warm: Vec<String> = recognizer.engines.into_keys().collect();
+        warm.sort();
+        warm
+    }
+
+    #[test]
+    fn engines_stay_warm_within_their_bound_and_the_oldest_go_first() {
+        assert_eq!(warm(u64::MAX), ["eng", "eng+rus", "rus", "rus+eng"]);
+        let bytes = |languages| {
+            Engine::new(None, languages).expect("the language is installed").data_bytes()
+        };
+        let both = bytes("eng") + bytes("rus");
+        assert_eq!(bytes("eng+rus"), both);
+        assert_eq!(warm(both + bytes("eng")), ["eng", "rus+eng"]);
+        // One that is needed is there, however large it is.
+        assert_eq!(warm(1), ["rus+eng"]);
     }
 }

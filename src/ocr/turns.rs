@@ -44,6 +44,15 @@ impl Turns {
         self.state().free > 0
     }
 
+    /// How many of those who wait have their turn before a caller who came now: its own, and of
+    /// every other one as many as it gets turns until then.
+    pub fn ahead_of(&self, caller: &str) -> usize {
+        let state = self.state();
+        let own = state.waiting.get(caller).map_or(0, VecDeque::len);
+        let others = state.waiting.iter().filter(|(other, _)| *other != caller);
+        own + others.map(|(_, waiting)| waiting.len().min(own + 1)).sum::<usize>()
+    }
+
     /// Waits for the caller's next turn. A caller who stops waiting loses nothing to anybody.
     pub async fn take(self: &Arc<Self>, caller: &str) -> Turn {
         let turn = {
@@ -129,6 +138,10 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         }
+        assert_eq!(
+            (turns.ahead_of("many"), turns.ahead_of("one"), turns.ahead_of("new")),
+            (4, 3, 2)
+        );
         drop(first);
         let mut callers = Vec::new();
         for _ in 0..4 {
