@@ -3,6 +3,9 @@
 use std::time::{Duration, Instant};
 
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 use crate::support::picture;
@@ -80,6 +83,27 @@ async fn sigterm_cuts_no_call_off_however_many_run() {
         assert_eq!(spent(&account), u64::from(outcome.is_ok()), "{number}: {outcome:?}");
         assert_eq!(account.held.unwrap_or_default(), Default::default(), "{number}: {outcome:?}");
     }
+}
+
+/// Whoever watches the health is told that it is over, and holds up nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_does_not_wait_for_those_who_watch() {
+    let mut server = Server::start();
+    let mut client = HealthClient::new(server.channel().await);
+    let request = HealthCheckRequest { service: "img2text.v1.RecognizeService".into() };
+    let mut watch = client.watch(request).await.unwrap().into_inner();
+    let first = watch.message().await.unwrap().expect("how it is");
+    assert_eq!(first.status(), ServingStatus::Serving);
+
+    let told = Instant::now();
+    server.terminate();
+    let last = watch.message().await.unwrap().expect("how it is then");
+    assert_eq!(last.status(), ServingStatus::NotServing);
+    assert!(watch.message().await.unwrap().is_none(), "the watch is over");
+    assert!(server.wait().success(), "{}", server.log());
+    // Much less than it would wait for a call.
+    assert!(told.elapsed() < Duration::from_secs(15), "{:?}", told.elapsed());
+    assert!(!server.log().contains("calls still run"), "{}", server.log());
 }
 
 /// SIGKILL: nobody can clean up, and still nothing is left and the data is taken over.

@@ -100,7 +100,8 @@ impl Readiness {
         Arc::clone(&self.serving)
     }
 
-    /// Watches until the server is told to stop, and then says at once that it does not serve.
+    /// Watches until the server is told to stop, and then says at once that it does not serve, and
+    /// no more: those who watch its health would keep it from coming to an end.
     pub async fn watch(mut self, stop: CancellationToken) {
         let mut serving = self.serving.load(Ordering::Relaxed);
         let mut checked = Instant::now();
@@ -127,6 +128,11 @@ impl Readiness {
             }
         }
         self.tell(false).await;
+        for service in SERVICES.into_iter().chain([""]) {
+            // What was told is still taken; then the watch is over.
+            self.health.clear_service_status(service).await;
+            self.health.set_service_status(service, ServingStatus::NotServing).await;
+        }
     }
 
     async fn check(&mut self) {
