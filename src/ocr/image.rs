@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
 use image::{
-    DynamicImage, ExtendedColorType, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits,
-    Luma, LumaA, Pixel,
+    DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, Luma, LumaA, Pixel,
+    Rgba, RgbaImage,
 };
 
 use super::{Violation, pdf, resolution, tiff};
@@ -157,6 +157,7 @@ impl Picture {
         let samples = match jpeg {
             Some(file) => Samples::Jpeg(file.to_vec()),
             None if is_grey => Samples::Raw(grey(image.clone()).into_raw()),
+            None if image.color().has_alpha() => Samples::Raw(on_white(&image.to_rgba8())),
             None => Samples::Raw(image.to_rgb8().into_raw()),
         };
         Self { width, height, is_grey, samples }
@@ -237,14 +238,47 @@ fn picture(
     }
     let orientation = decoder.orientation()?;
     // Of a JPEG with four colours PDF and its readers make different things.
-    let colour = decoder.original_color_type();
     let is_plain_jpeg = format == ImageFormat::Jpeg
-        && matches!(colour, ExtendedColorType::L8 | ExtendedColorType::Rgb8)
+        && matches!(jpeg_components(bytes), Some(1 | 3))
         && orientation == Orientation::NoTransforms;
     let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);
     let picture = with_picture.then(|| Picture::of(&image, is_plain_jpeg.then_some(bytes)));
     Ok((grey(image), picture))
+}
+
+/// How many colours a JPEG file has: its decoder shows four as three.
+fn jpeg_components(file: &[u8]) -> Option<u8> {
+    let mut rest = file.strip_prefix(b"\xFF\xD8")?;
+    loop {
+        let (&[mark, kind], segment) = rest.split_first_chunk::<2>()?;
+        if mark != 0xFF {
+            return None;
+        }
+        match kind {
+            // Padding.
+            0xFF => rest = &rest[1..],
+            // The head of the picture: its length, the bits of a sample, the sides, the colours.
+            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
+                return segment.get(7).copied();
+            }
+            _ => {
+                let (length, _) = segment.split_first_chunk::<2>()?;
+                rest = segment.get(usize::from(u16::from_be_bytes(*length))..)?;
+            }
+        }
+    }
+}
+
+/// The samples of a picture in colour laid on white, row by row.
+fn on_white(image: &RgbaImage) -> Vec<u8> {
+    let opaque = image.pixels().flat_map(|pixel| {
+        let mut on_white = Rgba([255; 4]);
+        on_white.blend(pixel);
+        let [red, green, blue, _] = on_white.0;
+        [red, green, blue]
+    });
+    opaque.collect()
 }
 
 fn grey(image: DynamicImage) -> GrayImage {
@@ -258,4 +292,33 @@ fn grey(image: DynamicImage) -> GrayImage {
         on_white.blend(transparent.get_pixel(x, y));
         Luma([on_white[0]])
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_colours_of_a_jpeg_are_counted_and_a_torn_one_has_none() {
+        let head = |components| [0xFF, 0xC2, 0, 17, 8, 0, 9, 0, 9, components];
+        let file = |components| {
+            [&b"\xFF\xD8\xFF\xE1\0\x04ab\xFF"[..], &head(components), &[0; 9]].concat()
+        };
+        for components in [1, 3, 4] {
+            assert_eq!(jpeg_components(&file(components)), Some(components));
+        }
+        for end in 0..18 {
+            assert_eq!(jpeg_components(&file(3)[..end]), None, "{end}");
+        }
+        assert_eq!(jpeg_components(b"\xFF\xD8\xFF\xC4\0\0\xFF"), None);
+    }
+
+    #[test]
+    fn what_is_transparent_is_white_in_a_pdf_as_well() {
+        let mut image = RgbaImage::new(2, 1);
+        image.put_pixel(1, 0, Rgba([200, 0, 0, 255]));
+        let picture = Picture::of(&DynamicImage::ImageRgba8(image), None);
+        let Samples::Raw(samples) = picture.samples else { panic!("no file was sent") };
+        assert_eq!(samples, [255, 255, 255, 200, 0, 0]);
+    }
 }

@@ -80,13 +80,11 @@ fn paragraph(
     for part in &paragraph.lines {
         numbers.line += 1;
         let (id, title) = (numbers.line, bbox(part.bounds));
-        // Letters with ascenders and descenders fill the line; its foot is the baseline's place.
         writeln!(
             hocr,
-            "     <span class='ocr_line' id='line_{}_{id}' title='{title}; baseline 0 0; x_size \
-             {}'>",
+            "     <span class='ocr_line' id='line_{}_{id}' title='{title}; {}'>",
             page.number,
-            part.bounds.height()
+            way(part.bounds, page)
         )?;
         line(hocr, part, page, numbers)?;
         writeln!(hocr, "     </span>")?;
@@ -110,6 +108,48 @@ fn line(hocr: &mut String, line: &Line, page: &Page, numbers: &mut Numbers) -> f
     Ok(())
 }
 
+/// Which way a line runs, and how high it is: letters with ascenders and descenders fill it, and its
+/// foot is the baseline's place. Of a line that does not stand upright hOCR has the angle alone.
+fn way(line: Rect, page: &Page) -> String {
+    let (width, height) = (f64::from(line.width()), f64::from(line.height()));
+    match page.rotation_degrees {
+        0 => {
+            let slope = -f64::from(page.skew_degrees).to_radians().tan();
+            // How far the foot of its first letters is above that of the lowest.
+            let offset = -(width * slope).max(0.0);
+            let size = (height - width * slope.abs()).max(1.0);
+            format!("baseline {} {}; x_size {size:.0}", short(slope), short(offset))
+        }
+        180 => format!("textangle 180; x_size {height}"),
+        degrees => format!("textangle {degrees}; x_size {width}"),
+    }
+}
+
+/// As Tesseract writes numbers here: to three places.
+fn short(number: f64) -> f64 {
+    // Not minus nothing.
+    (number * 1e3).round() / 1e3 + 0.0
+}
+
 fn bbox(rect: Rect) -> String {
     format!("bbox {} {} {} {}", rect.left, rect.top, rect.right, rect.bottom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_which_way_it_runs() {
+        let line = Rect { left: 10, top: 20, right: 210, bottom: 60 };
+        let way = |rotation_degrees, skew_degrees| {
+            way(line, &Page { rotation_degrees, skew_degrees, ..Page::default() })
+        };
+        assert_eq!(way(0, 0.0), "baseline 0 0; x_size 40");
+        // Rows are counted downwards: lines that climb have a falling number.
+        assert_eq!(way(0, 5.0), "baseline -0.087 0; x_size 23");
+        assert_eq!(way(0, -5.0), "baseline 0.087 -17.498; x_size 23");
+        assert_eq!(way(90, 0.0), "textangle 90; x_size 200");
+        assert_eq!(way(180, 0.0), "textangle 180; x_size 40");
+    }
 }
