@@ -278,6 +278,11 @@ async fn a_worker_can_do_little_but_its_work() {
     assert_eq!((&*limit("Max file size"), &*limit("Max core file size")), ("0", "0"), "{limits}");
     let memory_max = config::Ocr::default().worker_memory_bytes_max;
     assert_eq!(limit("Max address space"), memory_max.to_string(), "{limits}");
+    // Of the server's environment, which may hold the password of Redis, it has what it needs.
+    let environment = std::fs::read_to_string(format!("/proc/{worker}/environ")).unwrap();
+    let names = environment.split_terminator('\0').filter_map(|entry| entry.split_once('='));
+    let names: Vec<&str> = names.map(|(name, _)| name).collect();
+    assert!(names.contains(&"OMP_THREAD_LIMIT") && !names.contains(&"PATH"), "{names:?}");
     // It still reads data for other languages, and every kind of file.
     let mut request = recognize_request("42", picture::pdf(&["Behind walls"]));
     request.languages = vec!["rus".into(), "eng".into()];
