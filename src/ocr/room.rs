@@ -10,10 +10,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// The room that there is.
 pub struct Room {
     all: Space,
+    /// What all those together may take of it who wait for room: for the others, who are refused
+    /// where there is none, the rest stays.
+    waiting: Space,
     /// What each caller may take of it.
     share: Size,
-    /// Those who have something or wait for it.
-    callers: Mutex<HashMap<String, Arc<Space>>>,
+    /// Those who have something or wait for it: how often, and their shares.
+    callers: Mutex<HashMap<String, (usize, Arc<Space>)>>,
 }
 
 /// How much room.
@@ -28,15 +31,16 @@ pub struct Size {
 /// What a call takes of the room; given back when dropped.
 pub struct Permits {
     _of_all: Taken,
+    _of_waiting: Option<Taken>,
     _of_share: Taken,
-    /// After what was taken of its share.
     _caller: Caller,
 }
 
 impl Room {
     /// So much in all, and so much of it for each caller.
     pub fn new(all: Size, share: Size) -> Arc<Self> {
-        Arc::new(Self { all: Space::new(all), share, callers: Mutex::default() })
+        let (all, waiting) = (Space::new(all), Space::new(share));
+        Arc::new(Self { all, waiting, share, callers: Mutex::default() })
     }
 
     /// Takes room for a file, if there is some.
@@ -44,7 +48,7 @@ impl Room {
         let caller = self.caller(caller);
         let of_share = caller.share.try_take(bytes)?;
         let of_all = self.all.try_take(bytes)?;
-        Some(Permits { _of_all: of_all, _of_share: of_share, _caller: caller })
+        Some(Permits { _of_all: of_all, _of_waiting: None, _of_share: of_share, _caller: caller })
     }
 
     /// Waits until there is room for a file. The caller's own share comes first: who waits for
@@ -52,24 +56,25 @@ impl Room {
     pub async fn take(self: &Arc<Self>, caller: &str, bytes: usize) -> Option<Permits> {
         let caller = self.caller(caller);
         let of_share = caller.share.take(bytes).await?;
+        let of_waiting = self.waiting.take(bytes).await?;
         let of_all = self.all.take(bytes).await?;
-        Some(Permits { _of_all: of_all, _of_share: of_share, _caller: caller })
+        Some(Permits {
+            _of_all: of_all,
+            _of_waiting: Some(of_waiting),
+            _of_share: of_share,
+            _caller: caller,
+        })
     }
 
     fn caller(self: &Arc<Self>, name: &str) -> Caller {
         let mut callers = self.callers();
-        let share = match callers.get(name) {
-            Some(share) => Arc::clone(share),
-            None => {
-                let share = Arc::new(Space::new(self.share));
-                callers.insert(name.to_string(), Arc::clone(&share));
-                share
-            }
-        };
-        Caller { room: Arc::clone(self), name: name.to_string(), share }
+        let new = || (0, Arc::new(Space::new(self.share)));
+        let (uses, share) = callers.entry(name.to_string()).or_insert_with(new);
+        *uses += 1;
+        Caller { room: Arc::clone(self), name: name.to_string(), share: Arc::clone(share) }
     }
 
-    fn callers(&self) -> MutexGuard<'_, HashMap<String, Arc<Space>>> {
+    fn callers(&self) -> MutexGuard<'_, HashMap<String, (usize, Arc<Space>)>> {
         self.callers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -84,8 +89,9 @@ struct Caller {
 impl Drop for Caller {
     fn drop(&mut self) {
         let mut callers = self.room.callers();
-        // This one and the one in the table: others are made under the same lock only.
-        if Arc::strong_count(&self.share) == 2 {
+        let Some((uses, _)) = callers.get_mut(&self.name) else { return };
+        *uses -= 1;
+        if *uses == 0 {
             callers.remove(&self.name);
         }
     }
@@ -167,6 +173,17 @@ mod tests {
         assert!(room.try_take("one", 4 << 10).is_none(), "more than there is");
         drop(taken);
         assert!(room.try_take("many", 1 << 20).is_some());
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_leave_room_for_those_who_do_not() {
+        let room = room();
+        let taken = (room.take("one", 1).await, room.take("another", 1).await);
+        let mut third = Box::pin(room.take("third", 1));
+        assert!(futures::poll!(&mut third).is_pending());
+        assert!(room.try_take("fourth", 1).is_some());
+        drop(taken);
+        assert!(third.await.is_some());
     }
 
     #[tokio::test]

@@ -26,6 +26,20 @@ struct State {
     round: VecDeque<String>,
 }
 
+/// One who waits, until it has its turn or gives up.
+struct Waiter<'a> {
+    turn: oneshot::Receiver<Turn>,
+    turns: &'a Turns,
+    caller: &'a str,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.turn.close();
+        self.turns.state().forget_gone(self.caller);
+    }
+}
+
 impl std::fmt::Debug for Turns {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Turns")
@@ -55,16 +69,16 @@ impl Turns {
 
     /// Waits for the caller's next turn. A caller who stops waiting loses nothing to anybody.
     pub async fn take(self: &Arc<Self>, caller: &str) -> Turn {
-        let turn = {
+        let mut waiter = {
             let mut state = self.state();
             if state.free > 0 {
                 state.free -= 1;
                 return Turn { turns: Some(Arc::clone(self)) };
             }
-            state.wait(caller)
+            Waiter { turn: state.wait(caller), turns: self, caller }
         };
         // The sender is kept until it has sent.
-        turn.await.unwrap_or(Turn { turns: None })
+        (&mut waiter.turn).await.unwrap_or(Turn { turns: None })
     }
 
     fn pass_on(self: &Arc<Self>) {
@@ -72,7 +86,7 @@ impl Turns {
         while let Some(next) = state.next() {
             match next.send(Turn { turns: Some(Arc::clone(self)) }) {
                 Ok(()) => return,
-                // It no longer waits. Void, or it would be passed on from here again.
+                // It gives up just now. Void, or it would be passed on from here again.
                 Err(mut turn) => turn.turns = None,
             }
         }
@@ -93,6 +107,16 @@ impl State {
         }
         waiting.push_back(sender);
         receiver
+    }
+
+    /// Forgets those of a caller who have given up: they take no turn from it, nor from others.
+    fn forget_gone(&mut self, caller: &str) {
+        let Some(waiting) = self.waiting.get_mut(caller) else { return };
+        waiting.retain(|waiter| !waiter.is_closed());
+        if waiting.is_empty() {
+            self.waiting.remove(caller);
+            self.round.retain(|other| other != caller);
+        }
     }
 
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
@@ -157,6 +181,7 @@ mod tests {
         let first = turns.take("a").await;
         let gone = turns.take("b");
         assert!(tokio::time::timeout(Duration::from_millis(5), gone).await.is_err());
+        assert_eq!((turns.ahead_of("b"), turns.state().round.len()), (0, 0));
         drop(first);
         let again = tokio::time::timeout(Duration::from_secs(5), turns.take("c")).await;
         drop(again.expect("the turn came back"));
