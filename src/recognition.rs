@@ -15,9 +15,11 @@ use crate::quota::{
     Work,
 };
 
-/// What is left of the caller's time when a worker is told to stop: enough to give the hold back
-/// and to say so before the caller stops listening.
+/// What is left of the caller's time when a worker is told to stop: enough to settle the hold and to
+/// answer before the caller stops listening.
 const SETTLING_TIME: Duration = Duration::from_millis(250);
+/// What is left of it when the answer has to leave.
+const ANSWERING_TIME: Duration = Duration::from_millis(50);
 
 /// Recognises pictures and charges the accounts of those who asked.
 #[derive(Clone)]
@@ -124,8 +126,14 @@ impl Recognizer {
                 Charged::Answered(stored) => return Recognized::again(stored),
             };
         let page = work(place, &request).await.map_err(Error::from);
-        match page.and_then(|page| accept(&page).map(|()| page)) {
-            Ok(page) => Ok(settle(charge, page).await),
+        let answer_by = before(request.deadline, ANSWERING_TIME);
+        let page = page.and_then(|page| match Instant::now() < answer_by {
+            true => accept(&page).map(|()| page),
+            // Nobody would be there any more to take it.
+            false => Err(ocr::Error::DeadlineExceeded.into()),
+        });
+        match page {
+            Ok(page) => Ok(settle(charge, page, answer_by).await),
             Err(error) => {
                 // The caller may ask again at once: its request must be back by then.
                 charge.release().await;
@@ -148,15 +156,23 @@ impl Recognizer {
 async fn work(place: ocr::Place, request: &Request) -> Result<Page, ocr::Error> {
     let worker = place.worker().await?;
     // A deadline that is nearer than that is as good as over.
-    let deadline = request.deadline.checked_sub(SETTLING_TIME).unwrap_or(request.deadline);
+    let deadline = before(request.deadline, SETTLING_TIME);
     worker.recognize(&request.image, &request.options, deadline).await
 }
 
-async fn settle(charge: Charge, page: Page) -> Recognized {
+/// Charges for a page. Where the store of accounts does not say in time that it did, the caller gets
+/// its text all the same.
+async fn settle(charge: Charge, page: Page, answer_by: Instant) -> Recognized {
     let work = Work { pages: 1, characters: page.text.chars().count() as u64 };
     let answer = serde_json::to_vec(&page).ok().map(Bytes::from);
-    let settled = charge.commit(work, answer).await;
+    let commit = tokio::time::timeout_at(answer_by.into(), charge.commit(work, answer));
+    // The commit goes on by itself.
+    let settled = commit.await.unwrap_or_else(|_| Settled::not_charged(State::Unconfirmed));
     Recognized { page, settled }
+}
+
+fn before(deadline: Instant, time: Duration) -> Instant {
+    deadline.checked_sub(time).unwrap_or(deadline)
 }
 
 impl Request {

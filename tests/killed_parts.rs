@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use img2text::grpc::proto::{
-    CommitReservationRequest, GetQuotaRequest, ReserveQuotaRequest,
+    ChargeState, CommitReservationRequest, GetQuotaRequest, ReserveQuotaRequest,
     quota_service_client::QuotaServiceClient,
 };
 use rustix::process::Signal;
@@ -92,6 +92,33 @@ async fn the_callers_deadline_is_kept() {
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     let account = server.account("42").await;
     assert_eq!((account.available.unwrap().free, spent(&account)), (3, 0));
+}
+
+/// Redis stands still when the text is there. Its caller gets it in time, with the charge in doubt.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_whose_charge_is_not_confirmed_in_time_is_delivered() {
+    let server = Server::with([("ocr.workers", "1"), ("redis.command_timeout_ms", "60000")]);
+    let redis = server.redis_pid();
+    let mut client = server.recognize().await;
+    let page = picture::dense_page();
+    let started = Instant::now();
+    client.recognize(recognize_request("41", page.clone())).await.expect("read");
+    let patience = started.elapsed() * 3 + Duration::from_secs(2);
+
+    let mut request = tonic::Request::new(recognize_request("42", page));
+    request.set_timeout(patience);
+    let call = tokio::spawn(async move { client.recognize(request).await });
+    let held = || server.redis_cli(&["KEYS", "{sub:user:42}:holds"]);
+    wait_until("the call holds its request", || held().contains("holds"));
+    signal(redis, Signal::STOP);
+    let answer = call.await.unwrap();
+    signal(redis, Signal::CONT);
+    let answer = answer.expect("the text").into_inner();
+    assert!(answer.text.contains("quick brown fox"));
+    let charge = answer.charge.unwrap();
+    assert_eq!((charge.state(), answer.quota), (ChargeState::Unconfirmed, None));
+    // It was on its way, and is charged once.
+    wait_until_spent_by(&server, "42", 1).await;
 }
 
 /// The server is killed in the middle of a recognition: it is not charged, and its hold goes back
@@ -201,6 +228,14 @@ async fn spend_until(
         }
     }
     (acknowledged, in_doubt)
+}
+
+async fn wait_until_spent_by(server: &Server, user: &str, all: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    while spent(&server.account(user).await) != all {
+        assert!(Instant::now() < deadline, "waited in vain for {all} spent");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 async fn wait_until_spent(server: &Server, least: u64) {

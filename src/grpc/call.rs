@@ -31,7 +31,8 @@ pub(super) struct Call {
     pub(super) peer: Option<SocketAddr>,
     /// Around all that is done for the call.
     pub(super) span: Span,
-    started: Instant,
+    /// When its headers were there.
+    pub(super) started: Instant,
     hash_user_ids: bool,
     caller: OnceLock<Arc<Caller>>,
     user: OnceLock<UserId>,
@@ -55,6 +56,11 @@ pub(super) fn may_touch(user: &UserId) -> bool {
 /// they do is done [`within`] it.
 pub(super) fn current() -> Option<Arc<Call>> {
     CALL.try_with(Arc::clone).ok()
+}
+
+/// When the call that this task serves began.
+pub(super) fn started() -> Instant {
+    CALL.try_with(|call| call.started).unwrap_or_else(|_| Instant::now())
 }
 
 /// The share of the message that this task has just read, in a method that takes many.

@@ -279,6 +279,12 @@ pub struct Settled {
     pub quota: Option<Quota>,
 }
 
+impl Settled {
+    pub(crate) fn not_charged(state: State) -> Self {
+        Self { state, spent: Buckets::default(), quota: None }
+    }
+}
+
 /// Whether the account was charged for work that was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {

@@ -11,8 +11,7 @@ use tokio::task::JoinHandle;
 use tracing::{Instrument, info_span};
 
 use super::account::{
-    Answered, Buckets, Error, Quota, RequestId, ReservationId, Settled, State, StoredAnswer,
-    UserId, Work,
+    Answered, Error, Quota, RequestId, ReservationId, Settled, State, StoredAnswer, UserId, Work,
 };
 use super::statistics::Event;
 use super::store::{Held, Store};
@@ -119,12 +118,12 @@ impl Charge {
     #[tracing::instrument(name = "commit", skip_all)]
     pub async fn commit(mut self, work: Work, answer: Option<Bytes>) -> Settled {
         let Some(hold) = self.hold.take() else {
-            return not_charged(State::Lapsed);
+            return Settled::not_charged(State::Lapsed);
         };
         // In a task of its own: once begun it is brought to an end, even if the caller goes away.
         let tasks = hold.store.clone();
         let commit = tasks.settlements().spawn(commit(hold, work, answer).in_current_span());
-        commit.await.unwrap_or_else(|_| not_charged(State::Unconfirmed))
+        commit.await.unwrap_or_else(|_| Settled::not_charged(State::Unconfirmed))
     }
 
     /// The work was not done: gives the request back, and waits until it is, so that a caller who
@@ -172,17 +171,13 @@ async fn commit(hold: Hold, work: Work, answer: Option<Bytes>) -> Settled {
         }
         Err(Error::Expired | Error::AlreadyReleased | Error::NotFound | Error::AccountDeleted) => {
             tracing::warn!(reservation = %hold.id, "the hold was over before the work was");
-            not_charged(State::Lapsed)
+            Settled::not_charged(State::Lapsed)
         }
         Err(error) => {
             tracing::error!(reservation = %hold.id, %error, "a charge could not be confirmed");
-            not_charged(State::Unconfirmed)
+            Settled::not_charged(State::Unconfirmed)
         }
     }
-}
-
-fn not_charged(state: State) -> Settled {
-    Settled { state, spent: Buckets::default(), quota: None }
 }
 
 /// Gives the hold more time, for as long as the work takes. A call whose extension fails goes on:
