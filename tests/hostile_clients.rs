@@ -108,6 +108,39 @@ async fn a_client_that_does_not_answer_keep_alive_is_cut_off() {
     polite.get_quota(request).await.expect("its connection is there");
 }
 
+/// The client is asked to go elsewhere, and what it has begun is finished.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_on_a_connection_that_is_too_old_are_finished() {
+    let server = Server::with([("server.connection_age_ms_max", "1000")]);
+    let connection = http2::connect(server.address(), None).await;
+    let (response, mut body) = http2::begin(&connection, GET_QUOTA).await.expect("begun");
+    let deadline = Instant::now() + PATIENCE;
+    while http2::is_open(&connection).await {
+        assert!(Instant::now() < deadline, "the connection gets no older");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let message = http2::message(&GetQuotaRequest { user_id: "42".into() });
+    body.send_data(message.into(), true).expect("the call goes on");
+    let status = http2::status(response).await.expect("answered");
+    assert_eq!(status.code(), Code::Ok, "{status:?}");
+}
+
+/// A call without an end is cut off in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_much_too_old_is_closed_whatever_runs_on_it() {
+    let server = Server::with([
+        ("server.connection_age_ms_max", "1000"),
+        ("server.connection_grace_ms_max", "1000"),
+        ("ocr.call_ms_max", "1000"),
+    ]);
+    let connection = http2::connect(server.address(), None).await;
+    let (response, _body) =
+        http2::begin(&connection, "/img2text.v1.RecognizeService/RecognizeStream").await.unwrap();
+    let started = Instant::now();
+    http2::status(response).await.expect_err("nothing ends this call but its connection");
+    assert!(started.elapsed() >= Duration::from_millis(1_900), "{:?}", started.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_beyond_those_that_there_may_be_is_closed_at_once() {
     const CONNECTIONS: usize = 10;

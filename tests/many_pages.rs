@@ -1,12 +1,14 @@
 //! Documents and streams: every page is answered and charged on its own.
 
+use std::collections::BTreeMap;
+
 use futures::stream::{self, StreamExt};
 use img2text::grpc::proto::recognize_document_request::Piece;
 use img2text::grpc::proto::recognize_document_response::Result as PageResult;
 use img2text::grpc::proto::recognize_stream_response::Result as ItemResult;
 use img2text::grpc::proto::{
     DocumentHeader, ListLanguagesRequest, OutputFormat, RecognizeDocumentRequest,
-    RecognizeDocumentResponse, RecognizeOptions, RecognizeStreamRequest,
+    RecognizeDocumentResponse, RecognizeOptions, RecognizeRequest, RecognizeStreamRequest,
 };
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -180,6 +182,43 @@ async fn each_picture_of_a_stream_gets_its_own_answer() {
     assert_eq!(spent(&server.account("42").await), 2);
 }
 
+/// What is wrong with one picture, or with the call after it, takes no answer from the others.
+#[tokio::test]
+async fn a_stream_answers_what_it_has_taken_whatever_comes_after() {
+    let server = Server::start();
+    let item = |id: &str, image: Vec<u8>, validate_only: bool| RecognizeStreamRequest {
+        id: id.into(),
+        request: Some(RecognizeRequest { validate_only, ..recognize_request("42", image) }),
+    };
+    let long = "\u{e9}".repeat(200);
+    let too_large = vec![0; 21 << 20];
+    let items = stream::iter([
+        item("one", picture::line("One"), false),
+        item(&long, picture::line("Long"), false),
+        item("asked", picture::line("Asked"), true),
+        item("too large", too_large, false),
+        item("never taken", picture::line("Never"), false),
+    ]);
+    let answers = server.recognize().await.recognize_stream(items).await.unwrap().into_inner();
+    let (mut texts, mut end) = (BTreeMap::new(), None);
+    for answer in answers.collect::<Vec<_>>().await {
+        match answer {
+            Ok(answer) => drop(texts.insert(answer.id, answer.result.unwrap())),
+            Err(status) => end = Some(status),
+        }
+    }
+    let end = end.expect("the call was wrong");
+    assert_eq!(end.get_error_details().error_info().unwrap().reason, "MESSAGE_TOO_LARGE");
+    assert_eq!(texts.len(), 3, "{texts:?}");
+    let ItemResult::Recognized(one) = &texts["one"] else { panic!("{texts:?}") };
+    assert_eq!(one.text.trim(), "One");
+    let ItemResult::Recognized(asked) = &texts["asked"] else { panic!("{texts:?}") };
+    assert_eq!((asked.text.as_str(), asked.charge), ("", None));
+    let ItemResult::Error(status) = &texts[&long[..256]] else { panic!("{texts:?}") };
+    assert_eq!(Code::from(status.code), Code::InvalidArgument);
+    assert_eq!(spent(&server.account("42").await), 1);
+}
+
 #[tokio::test]
 async fn one_caller_with_many_pictures_does_not_starve_another() {
     let server = Server::with([("ocr.workers", "1")]);
@@ -225,6 +264,31 @@ async fn an_answer_too_large_for_a_reply_is_not_charged() {
     assert_eq!(status.code(), Code::OutOfRange);
     assert_eq!(status.get_error_details().error_info().unwrap().reason, "REPLY_TOO_LARGE");
     assert_eq!(spent(&server.account("42").await), 1);
+
+    // The command line gets it in pieces.
+    let path = server.data_dir().join("picture.png");
+    std::fs::write(&path, picture::line("A few words")).unwrap();
+    let output =
+        server.command(["recognize", path.to_str().unwrap(), "--user", "42", "--format", "alto"]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("<?xml") && text.trim_end().ends_with("</alto>"), "{text}");
+    assert_eq!(spent(&server.account("42").await), 2);
+}
+
+#[tokio::test]
+async fn a_page_too_large_in_its_formats_is_not_charged() {
+    let server = Server::with([("ocr.page_outputs_bytes_max", "500")]);
+    let formats = vec![OutputFormat::Alto.into()];
+    let options = Some(RecognizeOptions { formats, ..Default::default() });
+    let header = DocumentHeader { options, ..header("42") };
+    let answers = document(&server, header, &picture::line("A few words")).await.unwrap();
+    let [RecognizeDocumentResponse { result: Some(PageResult::Error(status)), .. }] = &answers[..]
+    else {
+        panic!("{answers:?}")
+    };
+    assert_eq!(Code::from(status.code), Code::OutOfRange);
+    assert_eq!(spent(&server.account("42").await), 0);
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
 use super::{Failure, client, document};
@@ -210,20 +211,29 @@ async fn recognize(
     file: &Path,
     args: &Args,
 ) -> Result<RecognizeResponse> {
-    let image = std::fs::read(file).context("cannot be read")?;
+    let image = Bytes::from(std::fs::read(file).context("cannot be read")?);
+    let header = DocumentHeader {
+        first_page: Some(args.page),
+        last_page: Some(args.page),
+        options: Some(RecognizeOptions { formats: args.format.requested(), ..Default::default() }),
+        ..args.header()
+    };
     let request = RecognizeRequest {
-        image: image.into(),
+        image: image.clone(),
         user_id: args.user.clone(),
         request_id: Some(Uuid::new_v4().to_string()),
         languages: args.lang.clone(),
         page: Some(args.page),
-        options: Some(RecognizeOptions { formats: args.format.requested(), ..Default::default() }),
         ..Default::default()
     };
     let mut attempt = 1;
     loop {
-        match client.recognize(request.clone()).await {
-            Ok(response) => return Ok(response.into_inner()),
+        let answer = match args.format {
+            Format::Text => client.recognize(request.clone()).await.map(Response::into_inner),
+            _ => document::page(client, image.clone(), header.clone()).await,
+        };
+        match answer {
+            Ok(response) => return Ok(response),
             Err(status) if answer_was_lost(&status) && attempt < ATTEMPTS_MAX => attempt += 1,
             Err(status) => return Err(status.into()),
         }

@@ -73,7 +73,7 @@ impl Config {
                            rediss-sentinel://";
             violations.push(("redis.tls_ca_file", message.into()));
         }
-        let least: [(_, u64, u64); 30] = [
+        let least: [(_, u64, u64); 32] = [
             ("server.connections_max", server.connections_max as u64, 1),
             ("server.streams_max", server.streams_max.into(), 1),
             // A picture must fit in.
@@ -87,6 +87,7 @@ impl Config {
             ("server.keepalive_interval_ms", server.keepalive_interval_ms, 100),
             ("server.idle_ms_max", server.idle_ms_max, 2 * server.keepalive_interval_ms + 1),
             ("server.connection_age_ms_max", server.connection_age_ms_max, 1_000),
+            ("server.connection_grace_ms_max", server.connection_grace_ms_max, ocr.call_ms_max),
             ("redis.command_timeout_ms", redis.command_timeout_ms, 1),
             ("redis.connect_timeout_ms", redis.connect_timeout_ms, 1),
             ("redis.commands_in_flight_max", redis.commands_in_flight_max as u64, 1),
@@ -110,6 +111,7 @@ impl Config {
             ("ocr.engines_data_bytes_max", ocr.engines_data_bytes_max, 1),
             ("ocr.stream_in_flight_max", ocr.stream_in_flight_max as u64, 1),
             ("ocr.reply_bytes_max", ocr.reply_bytes_max as u64, 1),
+            ("ocr.page_outputs_bytes_max", ocr.page_outputs_bytes_max as u64, 1),
         ];
         let too_small = least.into_iter().filter(|(_, value, least)| value < least);
         violations
@@ -162,6 +164,10 @@ pub struct Server {
     /// How old a connection may get before its client is asked to make a new one, in
     /// milliseconds, so that load finds its way to new servers. Up to a tenth more, at random.
     pub connection_age_ms_max: u64,
+    /// How long the calls that run on a connection then may take to come to an end before it is
+    /// closed, in milliseconds. At least `ocr.call_ms_max`, so that only documents and streams of
+    /// this length are cut off.
+    pub connection_grace_ms_max: u64,
 }
 
 impl Default for Server {
@@ -180,6 +186,7 @@ impl Default for Server {
             keepalive_interval_ms: 30_000,
             idle_ms_max: 75_000,
             connection_age_ms_max: 3_600_000,
+            connection_grace_ms_max: 3_600_000,
         }
     }
 }
@@ -360,6 +367,9 @@ pub struct Ocr {
     pub engines_data_bytes_max: u64,
     /// The largest reply to Recognize, in bytes; clients refuse 4 MiB unless told otherwise.
     pub reply_bytes_max: usize,
+    /// The largest page in all formats that were asked for, in bytes. RecognizeDocument sends it in
+    /// pieces, but it is made as a whole.
+    pub page_outputs_bytes_max: usize,
 }
 
 impl Default for Ocr {
@@ -384,6 +394,7 @@ impl Default for Ocr {
             document_pages_max: 1_000,
             engines_data_bytes_max: 64 << 20,
             reply_bytes_max: 3 << 20,
+            page_outputs_bytes_max: 64 << 20,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -59,6 +59,7 @@ pub(super) fn accept(
     let limits = Limits {
         greeting: Duration::from_millis(settings.handshake_ms_max),
         idle: Duration::from_millis(settings.idle_ms_max),
+        life: age_max(settings) + Duration::from_millis(settings.connection_grace_ms_max),
     };
     let places = Arc::new(Semaphore::new(settings.connections_max));
     tokio::spawn(async move {
@@ -115,6 +116,17 @@ struct Limits {
     greeting: Duration,
     /// How long it may be silent later. Keep-alive makes every living client speak.
     idle: Duration,
+    /// How long a connection may be there at all.
+    life: Duration,
+}
+
+/// How old a connection gets before its client is asked to make a new one: up to a tenth more than
+/// is set, another part of it in every server, so that the clients of many servers that were started
+/// together do not all come back at once.
+pub(super) fn age_max(settings: &config::Server) -> Duration {
+    static PART: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_bytes()[0].into());
+    let age_ms = settings.connection_age_ms_max;
+    Duration::from_millis(age_ms + age_ms / 10 * *PART / 255)
 }
 
 /// A connection's place among those that there may be.
@@ -157,6 +169,7 @@ async fn greet(
         stream,
         peer: Peer { address, certificate_names },
         silence: Box::pin(tokio::time::sleep_until(deadline)),
+        end: Box::pin(tokio::time::sleep(limits.life)),
         limits,
         greeting_left: GREETING_BYTES,
         _place: place,
@@ -175,12 +188,14 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl Stream for TcpStream {}
 impl Stream for TlsStream<TcpStream> {}
 
-/// A connection that ends when its client is silent for too long.
+/// A connection that ends when its client is silent for too long, or it has been there for too long.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     peer: Peer,
     /// Over when the client has been silent for too long.
     silence: Pin<Box<Sleep>>,
+    /// Over when the calls that run on it have had their time to come to an end.
+    end: Pin<Box<Sleep>>,
     limits: Limits,
     /// How much of its greeting the client still owes.
     greeting_left: usize,
@@ -201,6 +216,9 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         let before = buffer.filled().len();
         match Pin::new(&mut self.stream).poll_read(context, buffer) {
             Poll::Ready(outcome) => {

@@ -1,5 +1,6 @@
 //! `RecognizeService`: from the wire to [`crate::recognition`] and back.
 
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::stream::{self, BoxStream, StreamExt};
@@ -65,14 +66,12 @@ impl RecognizeService for Service {
         request: Request<RecognizeRequest>,
     ) -> Result<Response<RecognizeResponse>, Status> {
         let service = self.acting_for(&request);
-        let deadline = self.deadline(request.metadata().as_ref());
-        let validate_only = request.get_ref().validate_only;
-        let request = recognition_request(request.into_inner(), deadline, WhenFull::Refuse)?;
-        if validate_only {
-            let quota = Some(service.recognizer.validate(&request).await?.into());
-            return Ok(Response::new(RecognizeResponse { quota, ..Default::default() }));
-        }
-        Ok(Response::new(service.recognize_one(request).await?))
+        // The call began with its headers: its message may have taken a while to arrive.
+        let started = call::started();
+        let ours = started + self.call_time_max;
+        let deadline = deadline(&request).map_or(ours, |theirs| theirs.min(ours));
+        let response = service.recognize_one(request.into_inner(), deadline, WhenFull::Refuse);
+        Ok(Response::new(response.await?))
     }
 
     type RecognizeDocumentStream = Answers<RecognizeDocumentResponse>;
@@ -82,7 +81,7 @@ impl RecognizeService for Service {
         request: Request<Streaming<RecognizeDocumentRequest>>,
     ) -> Result<Response<Self::RecognizeDocumentStream>, Status> {
         let service = self.acting_for(&request);
-        let deadline = timeout(request.metadata().as_ref()).map(|allowed| Instant::now() + allowed);
+        let deadline = deadline(&request);
         let settings = self.recognizer.pool().settings();
         let upload = document::receive(request.into_inner(), settings.image_bytes_max);
         let arrives_until = self.deadline_within(deadline);
@@ -90,20 +89,19 @@ impl RecognizeService for Service {
         let upload = upload.map_err(|_| Status::from(ocr::Error::DeadlineExceeded))??;
         let document = document::Document::new(upload, deadline, self)?;
         let counting = recognition::Request { deadline: arrives_until, ..document.page(1) };
-        let pages = self.recognizer.count_pages(&counting).await?;
+        let pages = service.recognizer.count_pages(&counting).await?;
         let range = document.pages(pages, settings.document_pages_max)?;
         let at_once = self.recognizer.pool().workers();
         let this_call = call::current();
         let answers = stream::iter(range)
             .map(move |page| {
-                let answer = service.clone().recognize_page(document.page(page), pages);
-                driven(call::within(this_call.clone(), answer))
+                let answer = service.clone().recognize_page(document.page(page));
+                let answer = driven(call::within(this_call.clone(), answer));
+                async move { document::messages(page, pages, answer.await) }
             })
             .buffered(at_once)
-            .flat_map(|page| match page {
-                Ok(messages) => stream::iter(messages).map(Ok).left_stream(),
-                Err(status) => stream::iter([Err(status)]).right_stream(),
-            });
+            .flat_map(stream::iter)
+            .map(Ok);
         Ok(Response::new(answers.boxed()))
     }
 
@@ -113,24 +111,34 @@ impl RecognizeService for Service {
         &self,
         request: Request<Streaming<RecognizeStreamRequest>>,
     ) -> Result<Response<Self::RecognizeStreamStream>, Status> {
-        let deadline = timeout(request.metadata().as_ref()).map(|allowed| Instant::now() + allowed);
+        let deadline = deadline(&request);
         let service = self.acting_for(&request);
         let at_once = self.recognizer.pool().settings().stream_in_flight_max;
         let this_call = call::current();
+        // What is wrong with the call itself, and not with one of its pictures, ends it: but not
+        // before those that came before are answered.
+        let failure = Arc::new(OnceLock::new());
+        let failed = Arc::clone(&failure);
+        let items = request.into_inner().scan((), move |(), item| {
+            let item = item.map_err(|status| failed.set(status)).ok();
+            std::future::ready(item)
+        });
+        let end = async move { failure.get().cloned().map(Err) };
         // The next picture is read only when one before it is done: so nothing piles up here.
-        let answers = request
-            .into_inner()
-            .map(move |item| {
+        let answers = items
+            .map(move |RecognizeStreamRequest { id, request }| {
                 let share = this_call.as_ref().map(|call| call.message_share());
-                let answer = service.clone().recognize_item(item, deadline);
-                let answer = call::within(this_call.clone(), answer);
-                driven(async move {
-                    let answer = answer.await;
+                let answer = service.clone().recognize_item(id.len(), request, deadline);
+                let answer = driven(call::within(this_call.clone(), answer));
+                async move {
+                    let answer = item_answer(id, answer.await);
                     drop(share);
                     answer
-                })
+                }
             })
-            .buffer_unordered(at_once);
+            .buffer_unordered(at_once)
+            .map(Ok)
+            .chain(stream::once(end).filter_map(std::future::ready));
         Ok(Response::new(answers.boxed()))
     }
 
@@ -150,12 +158,8 @@ impl RecognizeService for Service {
 const ITEM_ID_BYTES_MAX: usize = 256;
 
 impl Service {
-    /// When a call ends at the latest, by its caller's word and the server's.
-    fn deadline(&self, headers: &HeaderMap) -> Instant {
-        self.deadline_within(timeout(headers).map(|allowed| Instant::now() + allowed))
-    }
-
-    /// The same for a part of a call that begins now.
+    /// When a part of a call ends at the latest that begins now, by its caller's word and the
+    /// server's.
     fn deadline_within(&self, deadline: Option<Instant>) -> Instant {
         let ours = Instant::now() + self.call_time_max;
         deadline.map_or(ours, |theirs| theirs.min(ours))
@@ -163,8 +167,16 @@ impl Service {
 
     async fn recognize_one(
         &self,
-        request: recognition::Request,
+        request: RecognizeRequest,
+        deadline: Instant,
+        when_full: WhenFull,
     ) -> Result<RecognizeResponse, Status> {
+        let validate_only = request.validate_only;
+        let request = recognition_request(request, deadline, when_full)?;
+        if validate_only {
+            let quota = Some(self.recognizer.validate(&request).await?.into());
+            return Ok(RecognizeResponse { quota, ..Default::default() });
+        }
         let bytes_max = self.recognizer.pool().settings().reply_bytes_max;
         let fits = |page: &ocr::Page| {
             let bytes = page::response(page.clone()).encoded_len() + CHARGE_BYTES_MAX;
@@ -176,43 +188,46 @@ impl Service {
         Ok(response(self.recognizer.recognize(request, fits).await?))
     }
 
-    /// A page of a document as messages: what was read, then its formats in pieces.
+    /// A page of a document.
     async fn recognize_page(
         self,
         mut request: recognition::Request,
-        page_count: u32,
-    ) -> Result<Vec<RecognizeDocumentResponse>, Status> {
-        let page = request.options.page;
+    ) -> Result<RecognizeResponse, Status> {
         // The pages before may have taken long; each has its own time.
         request.deadline = self.deadline_within(Some(request.deadline));
-        let result = self.recognizer.recognize(request, |_| Ok(())).await;
-        Ok(document::messages(page, page_count, result.map(response).map_err(Status::from)))
+        Ok(response(self.recognizer.recognize(request, |_| Ok(())).await?))
     }
 
+    /// A picture of a stream.
     async fn recognize_item(
         self,
-        item: Result<RecognizeStreamRequest, Status>,
+        id_bytes: usize,
+        request: Option<RecognizeRequest>,
         deadline: Option<Instant>,
-    ) -> Result<RecognizeStreamResponse, Status> {
-        use proto::recognize_stream_response::Result as Outcome;
-        let RecognizeStreamRequest { id, request } = item?;
-        if id.len() > ITEM_ID_BYTES_MAX {
+    ) -> Result<RecognizeResponse, Status> {
+        if id_bytes > ITEM_ID_BYTES_MAX {
             let mut fields = Fields::default();
             fields.wrong::<()>("id", format!("may have at most {ITEM_ID_BYTES_MAX} bytes"));
             return Err(fields.refusal());
         }
-        let request = request.unwrap_or_default();
-        let request = recognition_request(request, self.deadline_within(deadline), WhenFull::Wait);
-        let recognized = match request {
-            Ok(request) => self.recognize_one(request).await,
-            Err(status) => Err(status),
-        };
-        let result = match recognized {
-            Ok(response) => Outcome::Recognized(response),
-            Err(status) => Outcome::Error(status::to_message(status)),
-        };
-        Ok(RecognizeStreamResponse { id, result: Some(result) })
+        let deadline = self.deadline_within(deadline);
+        self.recognize_one(request.unwrap_or_default(), deadline, WhenFull::Wait).await
     }
+}
+
+/// What became of a picture of a stream, under its id; under the beginning of one that is too long.
+fn item_answer(
+    mut id: String,
+    answer: Result<RecognizeResponse, Status>,
+) -> RecognizeStreamResponse {
+    use proto::recognize_stream_response::Result as Outcome;
+    let end = (0..=ITEM_ID_BYTES_MAX).rev().find(|end| id.is_char_boundary(*end));
+    id.truncate(end.unwrap_or_default());
+    let result = match answer {
+        Ok(response) => Outcome::Recognized(response),
+        Err(status) => Outcome::Error(status::to_message(status)),
+    };
+    RecognizeStreamResponse { id, result: Some(result) }
 }
 
 /// A part of a streaming call, in a task of its own. The answers of such a call are made only as
@@ -264,6 +279,11 @@ fn charge(settled: &Settled) -> proto::Charge {
         State::Lapsed => proto::ChargeState::Lapsed,
     };
     proto::Charge { state: state.into(), spent: Some(settled.spent.into()) }
+}
+
+/// When the caller stops waiting, if it says so.
+fn deadline<T>(request: &Request<T>) -> Option<Instant> {
+    timeout(request.metadata().as_ref()).map(|allowed| call::started() + allowed)
 }
 
 /// How long the caller waits, as its `grpc-timeout` says: at most eight digits and a unit.

@@ -104,8 +104,8 @@ pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Re
         .http2_keepalive_interval(Some(keepalive))
         .http2_keepalive_timeout(Some(keepalive))
         .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
-        .max_connection_age(with_jitter(config.server.connection_age_ms_max))
-        .max_connection_age_grace(call_time_max)
+        // With a grace of tonic's own it would never ask, only cut: the listener has the end.
+        .max_connection_age(listener::age_max(&config.server))
         .layer(edge::Layer::new(config, auth))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
@@ -144,11 +144,4 @@ pub async fn serve(config: &Config, parts: Parts, stop: CancellationToken) -> Re
         tracing::warn!("some holds could not be given back; they go back when their time is over");
     }
     Ok(())
-}
-
-/// Up to a tenth more than asked for, another part of it in every server, so that the clients of
-/// many servers that were started together do not all come back at once.
-fn with_jitter(age_ms: u64) -> Duration {
-    let random = u64::from(uuid::Uuid::new_v4().as_bytes()[0]);
-    Duration::from_millis(age_ms + age_ms / 10 * random / 255)
 }

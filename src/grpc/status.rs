@@ -50,7 +50,7 @@ reasons! {
     InvalidArgument, "INVALID_ARGUMENT", InvalidArgument, "A field is wrong, or the picture cannot be decoded. `BadRequest` names each field: mend them.";
     MessageMalformed, "MESSAGE_MALFORMED", InvalidArgument, "The bytes are no message of this method. Generate the client from this server's contract.";
     MessageTooLarge, "MESSAGE_TOO_LARGE", InvalidArgument, "Send a smaller picture: `ocr.image_bytes_max` is the limit.";
-    ReplyTooLarge, "REPLY_TOO_LARGE", OutOfRange, "Ask for less, or call RecognizeDocument, which sends formats in pieces: `ocr.reply_bytes_max` is the limit. Nothing was charged.";
+    ReplyTooLarge, "REPLY_TOO_LARGE", OutOfRange, "Ask for less, or call RecognizeDocument, which sends formats in pieces: `ocr.reply_bytes_max` is the limit, and there `ocr.page_outputs_bytes_max`. Nothing was charged.";
     CompressionUnknown, "COMPRESSION_UNKNOWN", Unimplemented, "Send messages uncompressed.";
     MethodUnknown, "METHOD_UNKNOWN", Unimplemented, "Ask reflection which methods there are.";
     NameUnknown, "NAME_UNKNOWN", NotFound, "Ask reflection or health for a name that there is.";
@@ -248,6 +248,7 @@ impl From<ocr::Error> for Status {
         use ocr::Error as E;
         let reason = match &error {
             E::Invalid(_) | E::Undecodable(_) => Reason::InvalidArgument,
+            E::OutputsTooLarge { .. } => Reason::ReplyTooLarge,
             E::Overloaded { .. } => Reason::Overloaded,
             E::Stopping => Reason::Stopping,
             E::DeadlineExceeded => Reason::DeadlineExceeded,
@@ -263,6 +264,10 @@ impl From<ocr::Error> for Status {
             E::Undecodable(reason) => {
                 let description = format!("cannot be decoded: {reason}");
                 return invalid_argument(vec![FieldViolation::new("image", description)]);
+            }
+            E::OutputsTooLarge { .. } => {
+                let message = format!("{error}, and was not charged: ask for fewer formats");
+                return plain(reason, message);
             }
             E::Overloaded { retry_after } => {
                 details.set_retry_info(Some(*retry_after));

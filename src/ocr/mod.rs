@@ -132,6 +132,14 @@ pub enum Error {
     /// The picture proved corrupt while it was decoded.
     #[error("the picture cannot be decoded: {0}")]
     Undecodable(String),
+    /// The page is larger in the formats that were asked for than it may be.
+    #[error("the page has {bytes} bytes in these formats; it may have {bytes_max}")]
+    OutputsTooLarge {
+        /// What they take.
+        bytes: usize,
+        /// What they may take.
+        bytes_max: usize,
+    },
     /// The queue is full, or too long for the caller's deadline.
     #[error("the recogniser is busy")]
     Overloaded {

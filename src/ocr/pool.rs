@@ -25,6 +25,9 @@ use crate::{config, process};
 /// The environment variable that carries the settings to a worker, as JSON.
 pub const SETTINGS_VARIABLE: &str = "IMG2TEXT_WORKER_SETTINGS";
 
+/// What a worker gets of the server's environment: where its libraries and language data are.
+const INHERITED_VARIABLES: [&str; 3] = ["LD_LIBRARY_PATH", "TESSDATA_PREFIX", "RUST_BACKTRACE"];
+
 /// How long a worker may take to start.
 const START_TIME_MAX: Duration = Duration::from_secs(30);
 /// How much longer than its time a worker may take before it is killed: layout analysis cannot be
@@ -338,6 +341,10 @@ impl Worker {
                 match outcome {
                     Outcome::Undecodable(reason) => Err(Error::Undecodable(reason)),
                     Outcome::Invalid(violation) => Err(Error::Invalid(vec![violation])),
+                    Outcome::OutputsTooLarge(bytes) => {
+                        let bytes_max = self.shared.settings.page_outputs_bytes_max;
+                        Err(Error::OutputsTooLarge { bytes, bytes_max })
+                    }
                     Outcome::DeadlineExceeded => Err(Error::DeadlineExceeded),
                     Outcome::Failed(reason) => Err(Error::WorkerDied(reason)),
                     done => Ok(done),
@@ -432,8 +439,13 @@ impl Process {
         let broken = |error: std::io::Error| Error::Broken(error.to_string());
         let settings = serde_json::to_string(settings).map_err(|error| broken(error.into()))?;
         let mut command = Command::new(program);
+        // What else stands in our environment, as the password of Redis, is not for one that a
+        // hostile file may take over.
+        let kept = INHERITED_VARIABLES.map(|name| Some((name, std::env::var_os(name)?)));
         command
             .arg("worker")
+            .env_clear()
+            .envs(kept.into_iter().flatten())
             .env(SETTINGS_VARIABLE, settings)
             // Two engines that each use all cores are many times slower than two that use one.
             .env("OMP_THREAD_LIMIT", "1")

@@ -54,6 +54,8 @@ struct Sheet<'a> {
 enum Failure {
     Image(ImageError),
     Engine(EngineError),
+    /// Its formats take so many bytes.
+    OutputsTooLarge(usize),
 }
 
 impl From<ImageError> for Failure {
@@ -97,6 +99,7 @@ impl<'a> Recognizer<'a> {
             Ok(outcome) => outcome,
             Err(Failure::Image(ImageError::Corrupt(reason))) => Outcome::Undecodable(reason),
             Err(Failure::Image(ImageError::Refused(violation))) => Outcome::Invalid(violation),
+            Err(Failure::OutputsTooLarge(bytes)) => Outcome::OutputsTooLarge(bytes),
             Err(Failure::Engine(EngineError::DeadlineExceeded)) => Outcome::DeadlineExceeded,
             Err(Failure::Engine(error)) => Outcome::Failed(error.to_string()),
         }
@@ -134,6 +137,10 @@ impl<'a> Recognizer<'a> {
         let written =
             options.formats.iter().map(|format| output::write(*format, &page, picture.as_ref()));
         page.outputs = phases.measure(Phase::Write, || written.collect());
+        let bytes = page.outputs.iter().map(|output| output.content.len()).sum();
+        if bytes > self.settings.page_outputs_bytes_max {
+            return Err(Failure::OutputsTooLarge(bytes));
+        }
         if !options.layout {
             page.blocks.clear();
         }

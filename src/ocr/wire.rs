@@ -60,6 +60,8 @@ pub enum Outcome {
     Undecodable(String),
     /// Something in the request turned out to be wrong.
     Invalid(Violation),
+    /// The formats that were asked for take so many bytes, which are too many.
+    OutputsTooLarge(usize),
     /// The time was over.
     DeadlineExceeded,
     /// Tesseract failed.

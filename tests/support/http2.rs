@@ -151,6 +151,11 @@ pub async fn connect(address: &str, window: Option<u32>) -> SendRequest<Bytes> {
     sender
 }
 
+/// Whether another call may be begun: not once the server has asked to go elsewhere.
+pub async fn is_open(connection: &SendRequest<Bytes>) -> bool {
+    connection.clone().ready().await.is_ok()
+}
+
 /// Begins a call.
 pub async fn begin(
     connection: &SendRequest<Bytes>,
