@@ -61,6 +61,12 @@ fn what_may_not_be_read_is_unknown() {
     assert_eq!(finding(&status, "appendfsync"), "\"unknown\"");
     assert_eq!(status["verdict"], "unknown");
     assert_eq!(code, Some(1));
+
+    server.redis_cli(&["ACL", "SETUSER", "default", "+config", "-info"]);
+    let (status, code) = storage_status(&server);
+    assert_eq!(finding(&status, "appendfsync"), "\"durable\"");
+    assert_eq!(finding(&status, "appendonly"), "\"unknown\"");
+    assert_eq!((&status["verdict"], code), (&Value::from("unknown"), Some(1)));
 }
 
 /// While a strict server's Redis is not durable, nothing is charged or sold, and health says so.

@@ -68,10 +68,8 @@ impl Report {
 pub async fn check(client: &Client) -> Result<Report, fred::error::Error> {
     let mut report = Report::default();
     for node in nodes(client)? {
-        let facts = Facts {
-            info: text_fields(ask(client, &node, "INFO", vec![]).await?),
-            config: config(client, &node).await?,
-        };
+        let facts =
+            Facts { info: info(client, &node).await?, config: config(client, &node).await? };
         let name = node.map(|node| node.to_string()).unwrap_or_default();
         let judged = facts.judge().into_iter();
         report.findings.extend(judged.map(|(check, verdict, sentence)| Finding {
@@ -109,6 +107,18 @@ pub(super) async fn ask(
     match node {
         Some(node) => client.with_cluster_node(node).custom(command, arguments).await,
         None => client.custom(command, arguments).await,
+    }
+}
+
+/// What a node says of itself; nothing where that may not be read.
+async fn info(
+    client: &Client,
+    node: &Option<Server>,
+) -> Result<HashMap<String, String>, fred::error::Error> {
+    match ask(client, node, "INFO", vec![]).await {
+        Ok(value) => Ok(text_fields(value)),
+        Err(error) if super::is_unavailable(&error) => Err(error),
+        Err(_) => Ok(HashMap::new()),
     }
 }
 
