@@ -278,11 +278,14 @@ fn a_scheduled_backup_keeps_the_latest() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
+    // Somebody else's, whatever their names sort like.
+    let others = ["img2text-1.backup", "img2text-before-upgrade.backup"];
+    others.iter().for_each(|name| fs::write(directory.path().join(name), "kept").unwrap());
     let names = || {
         let entries = fs::read_dir(directory.path()).unwrap();
         let mut names: Vec<_> = entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name.ends_with(".backup"))
+            .filter(|name| name.ends_with(".backup") && !others.contains(&name.as_str()))
             .collect();
         names.sort();
         names
@@ -297,9 +300,97 @@ fn a_scheduled_backup_keeps_the_latest() {
     child.wait().unwrap();
     let kept = names();
     assert!(kept.len() <= 3, "{kept:?}");
+    assert!(others.iter().all(|name| directory.path().join(name).exists()));
     let archive = Archive::open(&directory.path().join(&kept[0])).unwrap();
     let records: Vec<Record> = archive.records().unwrap().map(Result::unwrap).collect();
     assert!(matches!(&records[0], Record::User { user, .. } if user == "ann"));
+}
+
+/// Where there is nothing, an empty backup would look like a good one; and a Redis of the backup's
+/// own would keep the server out.
+#[test]
+fn a_backup_of_nothing_is_refused_and_locks_nobody_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data_dir, file) = (directory.path().join("data"), directory.path().join("backup"));
+    for command in [&["backup", "create", file.to_str().unwrap()][..], &["storage", "check"]] {
+        let output = Command::new(PROGRAM)
+            .args(command)
+            .args(["--data-dir", data_dir.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no data"), "{output:?}");
+    }
+    assert!(!data_dir.exists() && !file.exists());
+
+    let mut server = Server::start();
+    server.terminate();
+    server.wait();
+    let log = directory.path().join("log");
+    let mut child = Command::new(PROGRAM)
+        .args(["backup", "create", "--every", "1s"])
+        .arg(directory.path())
+        .arg("--data-dir")
+        .arg(server.data_dir())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let told = || fs::read_to_string(&log).unwrap();
+    wait_until("it says that no server runs", || told().contains("no server runs"));
+    server.restart();
+    assert!(server.command(["quota", "grant", "ann", "5", "--id", "p"]).status.success());
+    let is_backup =
+        |entry: fs::DirEntry| entry.path().extension().is_some_and(|end| end == "backup");
+    wait_until("there is a backup", || {
+        fs::read_dir(directory.path()).unwrap().any(|entry| is_backup(entry.unwrap()))
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// A Redis that is to write an append-only file starts empty where there is none yet, and would
+/// replace the snapshot in the end.
+#[test]
+fn a_snapshot_alone_is_not_started_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let snapshot = directory.path().join("dump.rdb");
+    fs::write(&snapshot, "accounts").unwrap();
+    let output = Command::new(PROGRAM)
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(directory.path())
+        .output()
+        .unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("dump.rdb"), "{output:?}");
+    assert_eq!(fs::read_to_string(snapshot).unwrap(), "accounts");
+}
+
+/// A key that moves while it is looked for may be found twice.
+#[tokio::test]
+async fn a_user_who_is_in_a_backup_twice_is_restored() {
+    let client = redis::connect(&redis::shared::standalone()).await;
+    let account = Account::of(&client, |_, _| {});
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("twice.backup");
+    let user = account.user.to_string();
+    let mut writer = backup::file::Writer::create(&file, 1).unwrap();
+    for granted in 1..=2 {
+        let payment = PaymentId::parse(format!("p{granted}")).unwrap();
+        account.store.grant_extra(&account.user, 1, &payment).await.unwrap();
+        let keys = contents(&client, &account.user).await;
+        writer.write(&Record::User { user: user.clone(), keys }).unwrap();
+    }
+    writer.finish().unwrap();
+    for key in account.keys().await {
+        redis::command(&client, "DEL", &[&key]).await;
+    }
+    let archive = Archive::open(&file).unwrap();
+    let only = Some(&account.user);
+    let restored =
+        backup::restore(&client, &archive, only, Existing::Refuse, |_, _| {}).await.unwrap();
+    assert_eq!((restored.written, restored.skipped), (1, 1));
+    assert_eq!(account.store.audit(&account.user).await.unwrap(), []);
 }
 
 /// An hour without Redis costs the backup of that hour, and no other.

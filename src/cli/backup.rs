@@ -10,6 +10,7 @@ use clap::Subcommand;
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Failure;
@@ -24,8 +25,6 @@ use crate::redis::{self, Embedded};
 
 /// How the files of a scheduled backup are named, in UTC.
 const SCHEDULED_NAME: &str = "img2text-%Y%m%dT%H%M%SZ.backup";
-const SCHEDULED_PREFIX: &str = "img2text-";
-const SCHEDULED_SUFFIX: &str = ".backup";
 
 /// Back up the accounts, and restore them.
 #[derive(Debug, clap::Args)]
@@ -77,10 +76,8 @@ enum Command {
 pub async fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Create { file, every: None, settings, .. } => {
-            let store = Store::open(&settings.load()?.config.redis).await?;
-            let outcome = create(&store.client, &file).await;
-            store.close().await;
-            print(&file, outcome?);
+            let settings = settings.load()?.config.redis;
+            print(&file, create(&settings, Private::WithData, &file).await?);
             Ok(())
         }
         Command::Create { file, every: Some(every), keep, settings } => {
@@ -102,7 +99,7 @@ pub async fn run(args: Args) -> Result<()> {
             let user = user.map(UserId::parse).transpose().context("--user")?;
             // First of all: a damaged file must not cost what is there.
             let archive = Archive::open(&file)?;
-            let store = Store::open(&settings.load()?.config.redis).await?;
+            let store = Store::open(&settings.load()?.config.redis, Private::Any).await?;
             let outcome = restore(&store.client, &archive, user.as_ref(), existing).await;
             store.close().await;
             outcome
@@ -110,15 +107,17 @@ pub async fn run(args: Args) -> Result<()> {
     }
 }
 
-async fn create(client: &Client, file: &Path) -> Result<Summary> {
+async fn create(settings: &config::Redis, private: Private, file: &Path) -> Result<Summary> {
+    let store = Store::open(settings, private).await?;
     let bar = progress(None);
-    let summary = backup::create(client, file, |record| {
+    let summary = backup::create(&store.client, file, |record| {
         if matches!(record, Record::User { .. }) {
             bar.inc(1);
         }
     });
     let summary = summary.await;
     bar.finish_and_clear();
+    store.close().await;
     Ok(summary?)
 }
 
@@ -132,14 +131,18 @@ async fn create_every(
     ensure!(directory.is_dir(), "{}: with --every, name a directory", directory.display());
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let store = Store::open(settings).await?;
     loop {
         ticks.tick().await;
         let file = directory.join(Timestamp::now().strftime(SCHEDULED_NAME).to_string());
-        match create(&store.client, &file).await {
+        // A Redis of our own would keep a server from its data, now or later.
+        match create(settings, Private::Running, &file).await {
+            // After everything was lost the last good ones are not to be pushed out.
+            Ok(summary) if summary.users == 0 => print(&file, summary),
             Ok(summary) => {
                 print(&file, summary);
-                prune(directory, keep)?;
+                if let Err(error) = prune(directory, keep) {
+                    eprintln!("img2text: {}: {error:#}", directory.display());
+                }
             }
             Err(error) => eprintln!("img2text: no backup {}: {error:#}", file.display()),
         }
@@ -150,7 +153,7 @@ async fn create_every(
 fn prune(directory: &Path, keep: usize) -> Result<()> {
     let mut names: Vec<String> = fs::read_dir(directory)?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with(SCHEDULED_PREFIX) && name.ends_with(SCHEDULED_SUFFIX))
+        .filter(|name| DateTime::strptime(SCHEDULED_NAME, name).is_ok())
         .collect();
     names.sort();
     for name in names.iter().rev().skip(keep) {
@@ -208,6 +211,17 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Which private Redis will do, where the settings name no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Private {
+    /// That of a server which runs.
+    Running,
+    /// Or one that is started on the data that are there.
+    WithData,
+    /// Or one without any.
+    Any,
+}
+
 /// The Redis of the settings: one that runs, or a private one that no server is running just now.
 pub(super) struct Store {
     /// The connection.
@@ -217,17 +231,26 @@ pub(super) struct Store {
 
 impl Store {
     /// Connects, and makes sure that somebody answers.
-    pub async fn open(settings: &config::Redis) -> Result<Self> {
-        let (url, embedded) = match settings.url.as_str() {
-            "" => match Embedded::running(settings).await? {
-                Some(url) => (url, None),
-                None => {
-                    let embedded = Embedded::start(OWN_PROGRAM.into(), settings).await?;
-                    (embedded.url(), Some(embedded))
-                }
-            },
-            url => (url.to_string(), None),
+    pub async fn open(settings: &config::Redis, private: Private) -> Result<Self> {
+        let running = match settings.url.as_str() {
+            "" => Embedded::running(settings).await?,
+            url => Some(url.to_string()),
         };
+        let embedded = match (&running, private) {
+            (Some(_), _) => None,
+            (None, Private::Running) => {
+                let message = format!(
+                    "no server runs on the data directory {}: see --data-dir and --redis-url",
+                    settings.data_dir.display()
+                );
+                return Err(Failure { code: 5, message }.into());
+            }
+            (None, Private::WithData) => {
+                Some(Embedded::start_on_data(OWN_PROGRAM.into(), settings).await?)
+            }
+            (None, Private::Any) => Some(Embedded::start(OWN_PROGRAM.into(), settings).await?),
+        };
+        let url = running.or(embedded.as_ref().map(Embedded::url)).unwrap_or_default();
         let client = redis::connect(settings, &url).await?;
         if client.ping::<()>(None).await.is_err() {
             let message = "Redis does not answer: see --redis-url and --data-dir".to_string();
@@ -236,8 +259,9 @@ impl Store {
         Ok(Self { client, embedded })
     }
 
-    /// Ends what was started.
+    /// Ends the connection and what was started.
     pub async fn close(self) {
+        let _ = self.client.quit().await;
         if let Some(embedded) = self.embedded {
             embedded.stop().await;
         }

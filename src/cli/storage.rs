@@ -49,7 +49,7 @@ pub async fn run(args: Args) -> Result<()> {
         Command::Check { settings } => {
             let config = settings.load()?.config;
             let catalog = Catalog::load(&config.quota.catalog)?;
-            let store = backup::Store::open(&config.redis).await?;
+            let store = backup::Store::open(&config.redis, backup::Private::WithData).await?;
             let checked = check(&store.client, &catalog, args.json).await;
             store.close().await;
             checked

@@ -60,6 +60,9 @@ impl Embedded {
         let redis = installed().ok_or(Error::NotInstalled)?;
         let data_dir = private_dir(&settings.data_dir)?;
         let lock = lock(&data_dir).await?;
+        if !has_append_only_file(&data_dir) && data_dir.join("dump.rdb").exists() {
+            return Err(Error::SnapshotOnly(data_dir.display().to_string()));
+        }
         let socket = socket_path(&data_dir)?;
         let recipe = Recipe { program, redis, data_dir, socket: socket.clone(), lock };
 
@@ -80,6 +83,14 @@ impl Embedded {
         let Ok(data_dir) = fs::canonicalize(&settings.data_dir) else { return Ok(None) };
         let socket = socket_path(&data_dir)?;
         Ok(answers(&socket).await.then(|| url(&socket)))
+    }
+
+    /// The same, but only on a data directory that a private Redis has written to before.
+    pub async fn start_on_data(program: PathBuf, settings: &config::Redis) -> Result<Self, Error> {
+        if !has_append_only_file(&settings.data_dir) {
+            return Err(Error::NoData(settings.data_dir.display().to_string()));
+        }
+        Self::start(program, settings).await
     }
 
     /// Where it listens, as [`connect`](super::connect) reads it.
@@ -223,6 +234,11 @@ async fn supervise(
         pid.send_replace(Some(running.pid));
         tracing::info!(pid = running.pid, "the private Redis was started again");
     }
+}
+
+/// Whether a Redis has kept an append-only file there.
+fn has_append_only_file(data_dir: &Path) -> bool {
+    data_dir.join("appendonlydir").exists()
 }
 
 /// Where the first of the programs is that is installed.

@@ -38,6 +38,19 @@ pub enum Error {
     /// Another server uses the data directory.
     #[error("the data directory {0} is in use by another img2text or its Redis")]
     DataDirInUse(String),
+    /// There is nothing to read in the data directory.
+    #[error(
+        "no Redis runs on the data directory {0}, and it holds no data: see --data-dir and \
+         --redis-url"
+    )]
+    NoData(String),
+    /// A private Redis would start empty, and write that over what is there.
+    #[error(
+        "the data directory {0} holds a snapshot (dump.rdb) without an append-only file, which a \
+         private Redis would not read but replace. Run `redis-server --dir {0} --appendonly no`, ask \
+         it for `CONFIG SET appendonly yes`, and stop it once INFO says aof_rewrite_in_progress:0"
+    )]
+    SnapshotOnly(String),
     /// The private Redis does not come up.
     #[error("the private Redis does not come up; its last words: {0}")]
     DoesNotStart(String),

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -165,7 +165,10 @@ impl Writer {
             .mode(0o600)
             .open(&partial)
             .map_err(Error::io(&partial))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        // One that was just finished bears another name by now, and is none of ours.
+        let inode = |metadata: io::Result<fs::Metadata>| metadata.ok().map(|found| found.ino());
+        if !locked || inode(file.metadata()) != inode(fs::metadata(&partial)) {
             return Err(Error::Busy(directory_of(path)));
         }
         // What an interrupted backup has left.
@@ -190,7 +193,8 @@ impl Writer {
     pub fn finish(mut self) -> Result<Summary, Error> {
         self.write(&Record::Manifest(self.summary))?;
         let output = self.output.take().expect("there until finish");
-        self.seal(output).map_err(Error::io(&self.partial))?;
+        // Locked until it bears its name.
+        let _file = self.seal(output).map_err(Error::io(&self.partial))?;
         fs::rename(&self.partial, &self.path).map_err(Error::io(&self.path))?;
         let directory = directory_of(&self.path);
         let synced = File::open(&directory).and_then(|directory| directory.sync_all());
@@ -198,10 +202,12 @@ impl Writer {
         Ok(self.summary)
     }
 
-    fn seal(&self, output: GzEncoder<Digesting>) -> io::Result<()> {
+    fn seal(&self, output: GzEncoder<Digesting>) -> io::Result<File> {
         let Digesting { mut file, digest } = output.finish()?;
         file.write_all(&seal(&digest.finalize()))?;
-        file.into_inner()?.sync_all()
+        let file = file.into_inner()?;
+        file.sync_all()?;
+        Ok(file)
     }
 }
 

@@ -79,7 +79,9 @@ pub async fn restore(
     batch.write(client, existing, &mut restored, &mut progress).await?;
     match only {
         Some(user) if restored == Restored::default() => Err(Error::NoSuchUser(user.to_string())),
-        Some(user) if existing == Existing::Refuse && restored.skipped > 0 => {
+        Some(user)
+            if existing == Existing::Refuse && restored.skipped > 0 && restored.written == 0 =>
+        {
             Err(Error::UserExists(user.to_string()))
         }
         _ => Ok(restored),
