@@ -6,14 +6,14 @@ use crate::support::tools::{root, tool};
 
 #[test]
 fn the_kubernetes_manifests_fit_the_schemas() {
-    for name in ["img2text.yaml", "redis.yaml"] {
+    for name in ["img2text.yaml", "redis.yaml", "backup.yaml"] {
         let file = root().join("deploy/kubernetes").join(name);
         let output = tool("kubernetes-validate").arg("--strict").arg(&file).output().unwrap();
         assert!(output.status.success(), "{name}: {output:?}");
         // The checker does notice what is wrong.
         let wrong = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
         let text = fs::read_to_string(&file).unwrap();
-        fs::write(&wrong, text.replace("\n  ports:", "\n  prots:")).unwrap();
+        fs::write(&wrong, text.replace("\nspec:\n", "\nspce:\n")).unwrap();
         let output =
             tool("kubernetes-validate").arg("--strict").arg(wrong.path()).output().unwrap();
         assert!(!output.status.success(), "{name}: {output:?}");
