@@ -59,6 +59,16 @@ on_both! {
 }
 
 on_both! {
+    async fn a_date_in_milliseconds_is_none(account: Account) {
+        account.write(&[("plan", "30"), ("plan_remaining", "7"), ("next_reset_ts", "1756684800000")]).await;
+        let quota = account.store.get(&account.user).await.unwrap();
+        assert_eq!(quota.available, buckets(3, 7, 0));
+        let (next, now) = (quota.next_reset.as_second(), account.now().as_second());
+        assert!(next > now && next <= now + 31 * 86_400, "{next}");
+    }
+}
+
+on_both! {
     async fn text_where_a_number_belongs_is_refused_and_nothing_is_changed(account: Account) {
         for (field, bad) in [
             ("plan_remaining", "many"),

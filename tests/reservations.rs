@@ -160,6 +160,46 @@ on_both! {
 }
 
 on_both! {
+    /// Reserving and giving back costs no quota: without a bound it could fill Redis's memory.
+    async fn settled_reservations_are_bounded(account: Account) {
+        account.change(|settings, _| settings.settled_reservations_max = 3);
+        let (store, user) = (&account.store, &account.user);
+        for name in ["a", "b"] {
+            store.reserve(user, &id(name), 1, MINUTE, false).await.unwrap();
+            store.release(user, &id(name), "").await.unwrap();
+        }
+        store.reserve(user, &id("c"), 1, MINUTE, false).await.unwrap();
+        let refused = store.reserve(user, &id("d"), 1, MINUTE, false).await;
+        assert!(matches!(refused, Err(Error::TooManyReservations { max: 3 })), "{refused:?}");
+        // What is there already goes on, and is still answered again.
+        store.commit(user, &id("c"), None).await.unwrap();
+        assert!(store.commit(user, &id("c"), None).await.unwrap().replayed);
+        assert!(store.release(user, &id("a"), "").await.unwrap().replayed);
+    }
+}
+
+on_both! {
+    /// A backup keeps what is left of a memory's lifetime, so it may come back late: what is added
+    /// to it then is remembered as long as it should be.
+    async fn a_memory_that_outlived_its_turn_is_renewed(account: Account) {
+        let (store, user) = (&account.store, &account.user);
+        let keys = ["0", "1"].map(|turn| format!("{{sub:user:{user}}}:settled:{turn}"));
+        for key in &keys {
+            redis::command(&account.client, "HSET", &[key, "old", "COMMITTED|1|1|0|0|1"]).await;
+            redis::command(&account.client, "PEXPIRE", &[key, "5000"]).await;
+        }
+        store.reserve(user, &id("a"), 1, MINUTE, false).await.unwrap();
+        store.release(user, &id("a"), "").await.unwrap();
+        let mut lifetimes = Vec::new();
+        for key in &keys {
+            lifetimes.push(redis::command(&account.client, "PTTL", &[key]).await.as_i64().unwrap());
+        }
+        let day_ms = Duration::from_secs(86_400).as_millis() as i64;
+        assert!(lifetimes.iter().any(|left| *left > day_ms - 5_000), "{lifetimes:?}");
+    }
+}
+
+on_both! {
     /// Named for a bug that others shipped: a hold counter that leaked.
     async fn however_holds_end_their_places_are_free_again(account: Account) {
         account.change(|settings, _| settings.holds_open_max = 3);

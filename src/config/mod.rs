@@ -73,7 +73,7 @@ impl Config {
                            rediss-sentinel://";
             violations.push(("redis.tls_ca_file", message.into()));
         }
-        let least: [(_, u64, u64); 32] = [
+        let least: [(_, u64, u64); 33] = [
             ("server.connections_max", server.connections_max as u64, 1),
             ("server.streams_max", server.streams_max.into(), 1),
             // A picture must fit in.
@@ -96,6 +96,7 @@ impl Config {
             ("quota.hold_ttl_ms_max", quota.hold_ttl_ms_max, quota.hold_ttl_ms_default),
             ("quota.holds_open_max", quota.holds_open_max.into(), 1),
             ("quota.settled_reservation_ttl_ms", quota.settled_reservation_ttl_ms, 1_000),
+            ("quota.settled_reservations_max", quota.settled_reservations_max.into(), 1),
             ("quota.history_entries_max", quota.history_entries_max.into(), 1),
             ("ocr.image_bytes_max", ocr.image_bytes_max as u64, 1),
             ("ocr.image_pixels_max", ocr.image_pixels_max, 1),
@@ -282,6 +283,10 @@ pub struct Quota {
     /// How long a settled reservation is remembered, in milliseconds, so that settling it again
     /// gets the first answer.
     pub settled_reservation_ttl_ms: u64,
+    /// How many settled reservations are remembered for a user at the same time; a user who has as
+    /// many makes no new ones until some are forgotten, at the latest after twice
+    /// `quota.settled_reservation_ttl_ms`. Each takes about 110 bytes of Redis's memory.
+    pub settled_reservations_max: u32,
     /// How many entries a user's history holds; older ones become monthly totals.
     pub history_entries_max: u32,
     /// How many payments are remembered for a user. They are remembered as long as the account
@@ -308,6 +313,7 @@ impl Default for Quota {
             hold_ttl_ms_max: 3_600_000,
             holds_open_max: 1_000,
             settled_reservation_ttl_ms: 86_400_000,
+            settled_reservations_max: 100_000,
             history_entries_max: 1_000,
             payments_max: 10_000,
             answer_ttl_ms: 600_000,

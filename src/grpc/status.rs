@@ -69,6 +69,7 @@ reasons! {
     AlreadyReleased, "ALREADY_RELEASED", FailedPrecondition, "The reservation was given back: reserve again.";
     Expired, "EXPIRED", FailedPrecondition, "The reservation went back by itself when its time was over: reserve again.";
     TooManyHolds, "TOO_MANY_HOLDS", FailedPrecondition, "Settle some of the user's open reservations first.";
+    TooManyReservations, "TOO_MANY_RESERVATIONS", FailedPrecondition, "The user has settled as many reservations lately as are remembered (`quota.settled_reservations_max`): wait until some are forgotten.";
     TooManyPayments, "TOO_MANY_PAYMENTS", FailedPrecondition, "The operator has to raise `quota.payments_max`.";
     NoPlan, "NO_PLAN", FailedPrecondition, "The user has no plan that could be cancelled.";
     AccountDeleted, "ACCOUNT_DELETED", FailedPrecondition, "The account was deleted.";
@@ -188,6 +189,7 @@ impl From<quota::Error> for Status {
             E::AlreadyReleased => Reason::AlreadyReleased,
             E::Expired => Reason::Expired,
             E::TooManyHolds { .. } => Reason::TooManyHolds,
+            E::TooManyReservations { .. } => Reason::TooManyReservations,
             E::TooManyPayments { .. } => Reason::TooManyPayments,
             E::NoPlan => Reason::NoPlan,
             E::AccountDeleted => Reason::AccountDeleted,

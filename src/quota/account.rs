@@ -221,6 +221,13 @@ pub enum Error {
         /// The bound.
         max: u32,
     },
+    /// The user has as many reservations, open or remembered, as `quota.settled_reservations_max`
+    /// allows.
+    #[error("the user has {max} reservations, open or settled lately, the most allowed")]
+    TooManyReservations {
+        /// The bound.
+        max: u32,
+    },
     /// The user has as many remembered payments as `quota.payments_max` allows.
     #[error("the user has {max} payments, the most allowed")]
     TooManyPayments {

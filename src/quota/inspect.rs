@@ -6,7 +6,7 @@ use super::catalog::Catalog;
 
 /// As many digits as the scripts take; all numbers of that size are exact.
 const DIGITS_MAX: usize = 15;
-/// The year 2286: nobody means a later time, but it is what milliseconds look like as seconds.
+/// The latest time that the scripts take for one: the year 2286.
 const SECONDS_MAX: i64 = 9_999_999_999;
 
 /// Looks at the fields of a user's main hash. Each oddity says what will be made of it; nothing
@@ -35,8 +35,8 @@ pub fn oddities(fields: &BTreeMap<String, String>, catalog: &Catalog) -> Vec<Str
              refresh"
         )),
         Some((_, Some(found))) if found > SECONDS_MAX => odd.push(format!(
-            "next_reset_ts is {found}, which looks like milliseconds: the plan will not be \
-             refreshed for ages"
+            "next_reset_ts is {found}, which looks like milliseconds: becomes the start of the next \
+             month, without a refresh"
         )),
         _ => {}
     }

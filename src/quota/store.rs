@@ -261,6 +261,13 @@ impl Store {
                 }
                 Err(Error::TooManyHolds { max: self.shared.settings.holds_open_max })
             }
+            "TOO_MANY_RESERVATIONS" => {
+                if !validate_only {
+                    count_refusal("TOO_MANY_RESERVATIONS");
+                }
+                let max = self.shared.settings.settled_reservations_max;
+                Err(Error::TooManyReservations { max })
+            }
             other => Err(refusal(other, &mut reply)),
         }
     }
@@ -412,7 +419,7 @@ impl Store {
     }
 
     /// Runs a script. If its answer is lost it may have run, so it is sent once more: every step
-    /// is idempotent by the id in its arguments.
+    /// is idempotent by the id in its arguments, but for a cancellation, which has none.
     async fn run(
         &self,
         script: Script,
@@ -441,6 +448,8 @@ impl Store {
         arguments: &[Value],
     ) -> Result<Reply, Error> {
         match self.run_once(script, keys, arguments).await {
+            // A plan that was bought meanwhile would be cancelled with the old one.
+            outcome if script == Script::Cancel => outcome,
             Err(Error::Unavailable(_)) => {
                 self.wait_for_redis().await;
                 self.run_once(script, keys, arguments).await

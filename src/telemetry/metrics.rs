@@ -84,7 +84,7 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
     (
         "img2text_quota_refusals_total",
         Kind::Counter,
-        "Holds that an account refused, by the reason in docs/errors.md: QUOTA_EXHAUSTED or TOO_MANY_HOLDS.",
+        "Holds that an account refused, by the reason in docs/errors.md: QUOTA_EXHAUSTED, TOO_MANY_HOLDS or TOO_MANY_RESERVATIONS.",
     ),
     ("img2text_recognized_pages_total", Kind::Counter, "Pages that were read and charged."),
     (

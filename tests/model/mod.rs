@@ -432,6 +432,7 @@ fn reason(error: &Error) -> &'static str {
         Error::AmountExceedsHeld { .. } => "exceeds",
         Error::InProgress { .. } => "in progress",
         Error::TooManyHolds { .. } => "too many holds",
+        Error::TooManyReservations { .. } => "too many reservations",
         Error::TooManyPayments { .. } => "too many payments",
         Error::UnknownPlan { .. } => "unknown plan",
         Error::NoPlan => "no plan",

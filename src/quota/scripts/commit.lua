@@ -15,7 +15,7 @@ local function store_answer(request, fingerprint, settled)
     fingerprint, digits(NOW_MS), digits(settled.free), digits(settled.plan),
     digits(settled.extra), answer,
   }, '|'))
-  write('PEXPIRE', key, digits(lifetime_ms), 'NX')
+  write('PEXPIRE', key, digits(lifetime_ms))
 end
 
 touch()

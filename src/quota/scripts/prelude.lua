@@ -19,6 +19,8 @@ local COUNTERS = {'granted', 'spent', 'lapsed'}
 local DAY_S = 86400
 -- At most 15 digits, so that every number is exact.
 local DIGITS_MAX = 15
+-- The year 2286: nobody means a later time, but it is what milliseconds look like as seconds.
+local SECONDS_MAX = 9999999999
 -- So many entries of the history are folded at once, to spread the cost.
 local FOLD_ENTRIES = 64
 -- What the field of a request in HOLDS starts with; no reservation id contains a slash.
@@ -261,8 +263,12 @@ local function remember_settled(id, settled)
     settled.state, digits(settled.held), digits(settled.free), digits(settled.plan),
     digits(settled.extra), digits(NOW_MS),
   }, '|'))
-  write('PEXPIRE', key, digits(lifetime_ms), 'NX')
+  write('PEXPIRE', key, digits(lifetime_ms))
   settled_now[id], settled_now_count = settled, settled_now_count + 1
+end
+
+local function settled_count()
+  return read('HLEN', SETTLED[1]) + read('HLEN', SETTLED[2]) + settled_now_count
 end
 
 local function find_settled(id)
@@ -317,6 +323,9 @@ local function load()
     main[fields[index]] = integer(texts[index], fields[index])
   end
   main.next_reset_ts = texts[4] and is_integer(texts[4]) and tonumber(texts[4]) or 0
+  if main.next_reset_ts > SECONDS_MAX then
+    main.next_reset_ts = 0
+  end
   main.plan = texts[5] or 'none'
   existed = texts[1] or texts[2] or texts[3] or texts[4] or texts[5]
 

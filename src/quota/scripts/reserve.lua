@@ -83,6 +83,10 @@ end
 if holds_open() >= HOLDS_OPEN_MAX then
   return unchanged('TOO_MANY_HOLDS')
 end
+-- Those that are open will be settled, and remembered, too.
+if holds_open() + settled_count() >= SETTLED_MAX then
+  return unchanged('TOO_MANY_RESERVATIONS')
+end
 
 local hold = {
   id = id, ttl_ms = ttl_ms, created_ms = NOW_MS, expires_ms = NOW_MS + ttl_ms,

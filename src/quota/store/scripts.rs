@@ -112,6 +112,7 @@ fn header(catalog: &Catalog, settings: &config::Quota) -> String {
     let config::Quota {
         holds_open_max,
         settled_reservation_ttl_ms,
+        settled_reservations_max,
         history_entries_max,
         payments_max,
         answer_ttl_ms,
@@ -129,6 +130,7 @@ fn header(catalog: &Catalog, settings: &config::Quota) -> String {
          local FREE_ALLOWANCE, FREE_MONTHLY = {}, {}\n\
          local PLANS = {{{plans}}}\n\
          local HOLDS_OPEN_MAX, SETTLED_TTL_MS = {holds_open_max}, {}\n\
+         local SETTLED_MAX = {settled_reservations_max}\n\
          local HISTORY_ENTRIES_MAX, PAYMENTS_MAX = {history_entries_max}, {payments_max}\n\
          local ANSWER_TTL_MS, ANSWERS_BYTES_MAX = {}, {answers_bytes_max}\n",
         catalog.free.allowance,
