@@ -360,7 +360,8 @@ pub struct Ocr {
     pub in_flight_bytes_max: usize,
     /// Which share of `ocr.queue_max` and of `ocr.in_flight_bytes_max` one caller may take, in
     /// percent, so that one who comes with everything at once leaves room for the others. A caller
-    /// is who shows a token or a certificate; where nobody has to, the user.
+    /// is who shows a token or a certificate; where nobody has to, the user. All documents and
+    /// streams together may take as much, since they wait where other calls are refused.
     pub caller_share_percent: u64,
     /// How many pictures of one streaming call may wait or be worked on at once.
     pub stream_in_flight_max: usize,
