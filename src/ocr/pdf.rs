@@ -1,7 +1,7 @@
 //! PDF files: their pages as pictures.
 
 use hayro::hayro_interpret::InterpreterSettings;
-use hayro::hayro_syntax::Pdf;
+use hayro::hayro_syntax::{DecryptionError, LoadPdfError, Pdf};
 use hayro::vello_cpu::color::palette::css::WHITE;
 use hayro::{PixmapSettings, RenderCache, RenderSettings, render as draw};
 use image::{GrayImage, Luma};
@@ -76,5 +76,14 @@ fn scale(width: f32, height: f32, settings: &config::Ocr) -> f32 {
 }
 
 fn open(file: &[u8]) -> Result<Pdf, ImageError> {
-    Pdf::new(file.to_vec()).map_err(|error| ImageError::Corrupt(format!("{error:?}")))
+    Pdf::new(file.to_vec()).map_err(|error| {
+        let reason = match error {
+            LoadPdfError::Decryption(DecryptionError::PasswordProtected) => {
+                "it asks for a password: send it without one"
+            }
+            LoadPdfError::Decryption(_) => "it is encrypted in a way that is not known here",
+            LoadPdfError::Invalid => "it is no sound PDF",
+        };
+        ImageError::Corrupt(reason.into())
+    })
 }
