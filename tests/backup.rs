@@ -366,6 +366,27 @@ fn a_snapshot_alone_is_not_started_over() {
     assert_eq!(fs::read_to_string(snapshot).unwrap(), "accounts");
 }
 
+/// What a Redis before 7.0 kept: one append-only file beside its snapshot. A later one takes it over.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_of_an_older_redis_are_taken_over() {
+    let mut server = Server::start();
+    server.terminate();
+    server.wait();
+    let data_dir = server.data_dir();
+    fs::remove_dir_all(&data_dir).unwrap();
+    fs::create_dir(&data_dir).unwrap();
+    let words = ["HSET", "sub:user:ann", "extra_remaining", "7"];
+    let mut file = format!("*{}\r\n", words.len());
+    words.iter().for_each(|word| file += &format!("${}\r\n{word}\r\n", word.len()));
+    fs::write(data_dir.join("appendonly.aof"), file).unwrap();
+    fs::write(data_dir.join("dump.rdb"), "not read beside it").unwrap();
+    let data_dir = data_dir.to_str().unwrap();
+    let looked = server.command(["storage", "check", "--data-dir", data_dir]);
+    assert!(String::from_utf8_lossy(&looked.stdout).contains("7 extra"), "{looked:?}");
+    server.restart();
+    assert_eq!(server.account("ann").await.available.unwrap().extra, 7);
+}
+
 /// A key that moves while it is looked for may be found twice.
 #[tokio::test]
 async fn a_user_who_is_in_a_backup_twice_is_restored() {

@@ -60,7 +60,7 @@ impl Embedded {
         let redis = installed().ok_or(Error::NotInstalled)?;
         let data_dir = private_dir(&settings.data_dir)?;
         let lock = lock(&data_dir).await?;
-        if !has_append_only_file(&data_dir) && data_dir.join("dump.rdb").exists() {
+        if !has_append_only_file(&data_dir) && has_snapshot(&data_dir) {
             return Err(Error::SnapshotOnly(data_dir.display().to_string()));
         }
         let socket = socket_path(&data_dir)?;
@@ -87,7 +87,7 @@ impl Embedded {
 
     /// The same, but only on a data directory that a private Redis has written to before.
     pub async fn start_on_data(program: PathBuf, settings: &config::Redis) -> Result<Self, Error> {
-        if !has_append_only_file(&settings.data_dir) {
+        if !has_append_only_file(&settings.data_dir) && !has_snapshot(&settings.data_dir) {
             return Err(Error::NoData(settings.data_dir.display().to_string()));
         }
         Self::start(program, settings).await
@@ -236,9 +236,14 @@ async fn supervise(
     }
 }
 
-/// Whether a Redis has kept an append-only file there.
+/// Whether a Redis has kept an append-only file there: one of several parts, or one of a Redis before
+/// 7.0, which a later one takes over.
 fn has_append_only_file(data_dir: &Path) -> bool {
-    data_dir.join("appendonlydir").exists()
+    ["appendonlydir", "appendonly.aof"].iter().any(|name| data_dir.join(name).exists())
+}
+
+fn has_snapshot(data_dir: &Path) -> bool {
+    data_dir.join("dump.rdb").exists()
 }
 
 /// Where the first of the programs is that is installed.
