@@ -236,8 +236,9 @@ impl Store {
             "" => Embedded::running(settings).await?,
             url => Some(url.to_string()),
         };
-        let embedded = match (&running, private) {
-            (Some(_), _) => None,
+        let started = |embedded: Embedded| (embedded.url(), Some(embedded));
+        let (url, embedded) = match (running, private) {
+            (Some(url), _) => (url, None),
             (None, Private::Running) => {
                 let message = format!(
                     "no server runs on the data directory {}: see --data-dir and --redis-url",
@@ -246,11 +247,10 @@ impl Store {
                 return Err(Failure { code: 5, message }.into());
             }
             (None, Private::WithData) => {
-                Some(Embedded::start_on_data(OWN_PROGRAM.into(), settings).await?)
+                started(Embedded::start_on_data(OWN_PROGRAM.into(), settings).await?)
             }
-            (None, Private::Any) => Some(Embedded::start(OWN_PROGRAM.into(), settings).await?),
+            (None, Private::Any) => started(Embedded::start(OWN_PROGRAM.into(), settings).await?),
         };
-        let url = running.or(embedded.as_ref().map(Embedded::url)).unwrap_or_default();
         let client = redis::connect(settings, &url).await?;
         if client.ping::<()>(None).await.is_err() {
             let message = "Redis does not answer: see --redis-url and --data-dir".to_string();

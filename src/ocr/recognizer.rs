@@ -241,13 +241,11 @@ impl<'a> Recognizer<'a> {
     }
 
     fn make_room(&mut self, data_bytes: u64) {
-        let taken = |engines: &HashMap<String, WarmEngine>| -> u64 {
-            engines.values().map(|warm| warm.data_bytes).sum()
-        };
-        while taken(&self.engines) + data_bytes > self.settings.engines_data_bytes_max {
+        let mut taken = self.engines.values().map(|warm| warm.data_bytes).sum::<u64>() + data_bytes;
+        while taken > self.settings.engines_data_bytes_max {
             let oldest = self.engines.iter().min_by_key(|(_, warm)| warm.last_use);
             let Some(oldest) = oldest.map(|(languages, _)| languages.clone()) else { return };
-            self.engines.remove(&oldest);
+            taken -= self.engines.remove(&oldest).map_or(0, |warm| warm.data_bytes);
         }
     }
 }
